@@ -1,0 +1,204 @@
+//! The key table: every setting's name, kind, meaning and place. The loader, `config show` and the README's
+//! table all read this one list.
+
+use super::error::{Mistake, Source};
+use super::kinds::{
+    Address, Count, Filter, Folder, Format, Host, Hosts, Kind, Map, OnUnknownTools, OptionalFile,
+    OptionalText, Origins, Place, Port, Positive, Program, ScaffoldName, Secret, Settings, Size, Span,
+    SpanOrZero, Switch, Tokens,
+};
+use super::sections::Config;
+use super::value::Value;
+
+/// What all variables of ours start with.
+pub(super) const PREFIX: &str = "CODEX_BRIDGE_";
+
+/// One setting.
+pub(super) struct Key {
+    /// `section.key`.
+    pub(super) name: &'static str,
+    /// For the README and for people who ask.
+    pub(super) meaning: &'static str,
+    /// The default in words, where it depends on the machine.
+    pub(super) default: Option<&'static str>,
+    /// The value must not be quoted in a mistake.
+    pub(super) secret: bool,
+    /// A further variable; `CODEX_BRIDGE_…` wins over it.
+    pub(super) also: Option<&'static str>,
+    pub(super) read: fn(&mut Config, &Value, &Place<'_>) -> Result<(), String>,
+    pub(super) show: fn(&Config) -> serde_json::Value,
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Key {
+    const fn also(mut self, variable: &'static str) -> Self {
+        self.also = Some(variable);
+        self
+    }
+
+    const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    const fn default(mut self, words: &'static str) -> Self {
+        self.default = Some(words);
+        self
+    }
+
+    /// `CODEX_BRIDGE_<SECTION>__<KEY>`.
+    pub(super) fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.name.replace('.', "__").to_ascii_uppercase())
+    }
+
+    /// A mistake in this key's value, which is masked where it may be a secret.
+    pub(super) fn mistake(&self, value: &Value, source: Source, problem: String) -> Mistake {
+        let shown = value.to_string();
+        let hide = self.secret || (shown.contains("://") && shown.contains('@'));
+        let value = Some(if hide { super::kinds::MASK.to_owned() } else { shown });
+        Mistake { key: self.name.into(), value, source, problem }
+    }
+}
+
+macro_rules! key {
+    ($section:ident . $field:ident, $kind:ident, $meaning:literal) => {
+        key!(concat!(stringify!($section), ".", stringify!($field)), ($section . $field), $kind, $meaning)
+    };
+    ($name:expr, ($($place:tt)+), $kind:ident, $meaning:literal) => {
+        Key {
+            name: $name,
+            meaning: $meaning,
+            default: None,
+            secret: false,
+            also: None,
+            read: |config, value, place| {
+                config.$($place)+ = <$kind as Kind>::read(value, place)?;
+                Ok(())
+            },
+            show: |config| <$kind as Kind>::show(&config.$($place)+),
+        }
+    };
+}
+
+/// Every setting, in the order of the README.
+pub(super) static KEYS: &[Key] = &[
+    key!(server.host, Host, "Address to bind. Anything but loopback wants a token.").also("CODEX_NATIVE_API_HOST"),
+    key!(server.port, Port, "Port to bind; 0 picks one.").also("CODEX_NATIVE_API_PORT"),
+    key!(server.allowed_origins, Origins, "Web origins whose pages may call; a request with any other `Origin` is refused."),
+    key!(server.allowed_hosts, Hosts, "`Host` names taken beside the loopback ones; any other is refused."),
+    key!(server.max_body_bytes, Size, "Largest request body; more is a 413."),
+    key!(server.header_timeout, Span, "A client must have sent its request head by then; a kept-alive connection may be idle as long."),
+    key!(server.body_timeout, Span, "A client must have sent its whole body by then."),
+    key!(auth.tokens, Tokens, "Bearer tokens by name: `name = \"secret\"` or `name = {file = \"path\"}`. With none, anyone who reaches the loopback address may call.")
+        .also(NATIVE_TOKEN)
+        .secret(),
+    key!(app_server.codex_bin, Program, "The codex binary; else `codex` on PATH, else the project's own install.")
+        .also("CODEX_BIN"),
+    key!(app_server.codex_config, Settings, "Further `-c KEY=VALUE` settings for our own app-server.").secret(),
+    key!(app_server.scaffold, ScaffoldName, "`none`: nothing but the client's words reaches the model. `codex`: the stock catalogue and instructions, for a backend that insists on them."),
+    key!(app_server.connect, Address, "An app-server that somebody else runs, `ws://host:port` or `unix:///path`, in place of our own child."),
+    key!(app_server.connect_token, Secret, "Capability token for a `ws://` app-server.").secret(),
+    key!(app_server.connect_token_file, OptionalFile, "File that holds `connect_token`."),
+    key!(app_server.user_codex_home, Folder, "The Codex home whose login is shared.")
+        .also("CODEX_HOME")
+        .default("`~/.codex`"),
+    key!(app_server.catalogue_check, Span, "How often the model catalogue is looked at again; a difference recycles the child."),
+    key!(app_server.start_timeout, Span, "The child must answer by then."),
+    key!(app_server.request_timeout, Span, "One request to the app-server must be answered by then."),
+    key!(models.default_model, OptionalText, "For requests that name no model; else the account's own default.")
+        .also("CODEX_NATIVE_API_DEFAULT_MODEL"),
+    key!(models.aliases, Map, "What a client may call a model: `\"gpt-4o-mini\" = \"gpt-6-luna\"`."),
+    key!(admission.slots, Positive, "Turns that run at once."),
+    key!(admission.queue, Count, "Requests that wait for a slot; more is a 429."),
+    key!(admission.queue_timeout, SpanOrZero, "Longest wait for a slot; more is a 429."),
+    key!(turn.deadline, Span, "From dispatch to the end of the answer; more is a 504."),
+    key!(turn.idle_timeout, Span, "Longest silence of the app-server; more is a 504."),
+    key!(turn.max_output_bytes, Size, "All text of one answer; more is a 502."),
+    key!(turn.usage_timeout, SpanOrZero, "How long usage that is late is waited for."),
+    key!(turn.status_check, Span, "After this long without an event the thread's status is read: an idle one has ended."),
+    key!(stream.keep_alive, Span, "A comment line in the stream after this long without an event."),
+    key!(stream.head_timeout, SpanOrZero, "How long the response head waits for the first event, so that an early failure is a status code."),
+    key!(stream.buffer_bytes, Size, "Text held for a client slower than the model; deltas merge."),
+    key!(stream.stall_timeout, Span, "A client that takes nothing for this long while events wait is dropped."),
+    key!(continuation.ttl, Span, "A response can be continued this long after its last use."),
+    key!(continuation.max_records, Positive, "Most responses kept; past it the least recently used goes."),
+    key!(continuation.max_bytes, Size, "Most bytes of kept items; past it the least recently used goes."),
+    key!(continuation.warm_threads, Count, "Idle threads kept loaded for their continuation (1 to 1.7 MB each in the app-server, and with a login one upstream socket)."),
+    key!(continuation.warm_ttl, Span, "How long an idle thread is kept loaded."),
+    key!(continuation.spare_threads, Count, "Threads started ahead of the call that will use them."),
+    key!(continuation.spare_ttl, Span, "How long an unused spare thread is kept."),
+    key!(continuation.held_turns, Count, "Turns held open for their tools' outputs; past it the oldest is given up, and rebuilt when the outputs come."),
+    key!(continuation.held_ttl, Span, "How long a turn is held open for its tools' outputs."),
+    key!(requests.strict_params, Switch, "Whether request fields without effect are a 400 `unsupported_parameter`; else they are named in a header."),
+    key!(requests.unknown_tools, OnUnknownTools, "Tools of types that are not served: `refuse` is a 400, `ignore` leaves them out and names them in a header."),
+    key!(images.fetch, Switch, "Whether images given by `https:` address are fetched."),
+    key!(images.max_bytes, Size, "Largest image, fetched or inline."),
+    key!(images.timeout, Span, "One image must be here by then."),
+    key!(images.max_redirects, Count, "Redirects followed; each target is checked again."),
+    key!(images.allow_private, Switch, "Whether images may be fetched from private and loopback addresses."),
+    key!(shutdown.drain, SpanOrZero, "On the way down, what runs may finish within this; the rest is interrupted."),
+    key!(log.format, Format, "`text` for people, `json` for machines; always on standard error."),
+    key!(log.filter, Filter, "What is logged: `info`, `info,codex_bridge=debug`, …").also("RUST_LOG"),
+    key!("state.dir", (state_dir), Folder, "Private Codex home, runtime files. One bridge per folder.")
+        .default("`$XDG_STATE_HOME/codex-bridge`"),
+];
+
+/// One bearer token, named `default`.
+pub(super) const NATIVE_TOKEN: &str = "CODEX_NATIVE_API_AUTH_TOKEN";
+
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+pub(super) fn is_section(name: &str) -> bool {
+    sections().any(|section| section == name)
+}
+
+/// What to say of a key that is none of ours.
+pub(super) fn unknown_key(name: &str) -> String {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let moved = KEYS.iter().map(|key| key.name).find(|key| key.rsplit('.').next() == Some(last));
+    said("key", moved.or_else(|| nearest(name, KEYS.iter().map(|key| key.name))))
+}
+
+/// What to say of a section that is none of ours.
+pub(super) fn unknown_section(name: &str) -> String {
+    said("section", nearest(name, sections()))
+}
+
+/// What to say of a `CODEX_BRIDGE_…` variable that is none of ours.
+pub(super) fn unknown_variable(name: &str) -> String {
+    // Without what all have in common, which makes everything look alike.
+    let bare = name.strip_prefix(PREFIX).unwrap_or(name);
+    let variables: Vec<String> =
+        KEYS.iter().map(|key| key.name.replace('.', "__").to_ascii_uppercase()).collect();
+    let known = || variables.iter().map(String::as_str);
+    let moved = known().find(|known| known.rsplit("__").next() == Some(bare));
+    let meant = moved.or_else(|| nearest(bare, known())).map(|meant| format!("{PREFIX}{meant}"));
+    said("variable", meant.as_deref())
+}
+
+fn sections() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter_map(|key| key.name.split_once('.')).map(|(section, _)| section)
+}
+
+fn said(what: &str, suggestion: Option<&str>) -> String {
+    match suggestion {
+        Some(suggestion) => format!("unknown {what}; did you mean {suggestion}?"),
+        None => format!("unknown {what}; `codex-bridge config show` lists all keys"),
+    }
+}
+
+/// The closest name, if it is close enough to be meant.
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(name, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.6)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, candidate)| candidate)
+}

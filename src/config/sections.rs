@@ -1,0 +1,395 @@
+//! One struct per concern. `Default` is what a fresh install runs with; each default says why.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// Everything the daemon is told.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// `server.*`
+    pub server: ServerConfig,
+    /// `auth.*`
+    pub auth: AuthConfig,
+    /// `app_server.*`
+    pub app_server: AppServerConfig,
+    /// `models.*`
+    pub models: ModelsConfig,
+    /// `admission.*`
+    pub admission: AdmissionConfig,
+    /// `turn.*`
+    pub turn: TurnConfig,
+    /// `stream.*`
+    pub stream: StreamConfig,
+    /// `continuation.*`
+    pub continuation: ContinuationConfig,
+    /// `requests.*`
+    pub requests: RequestsConfig,
+    /// `images.*`
+    pub images: ImagesConfig,
+    /// `shutdown.*`
+    pub shutdown: ShutdownConfig,
+    /// `log.*`
+    pub log: LogConfig,
+    /// `state.dir`: `$XDG_STATE_HOME/codex-bridge`. One bridge per folder.
+    pub state_dir: PathBuf,
+    /// What the loader saw of the machine; no key sets it.
+    pub machine: Machine,
+}
+
+/// What the layers below may know of the process: they do not look themselves.
+#[derive(Clone, Default)]
+pub struct Machine {
+    /// `PATH`, to find codex on.
+    pub path: Option<OsString>,
+    /// The folder of the project's own codex install: the one that holds `node_modules`.
+    pub project_install: Option<PathBuf>,
+    /// `XDG_RUNTIME_DIR`, where it is absolute.
+    pub runtime_dir: Option<PathBuf>,
+    /// The whole environment, of which the app-server inherits what it needs.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Any variable may be a secret.
+        f.debug_struct("Machine")
+            .field("path", &self.path)
+            .field("project_install", &self.project_install)
+            .field("runtime_dir", &self.runtime_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The HTTP listener.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Address to bind. Anything but loopback wants a token.
+    pub host: String,
+    /// Port to bind; 0 picks one.
+    pub port: u16,
+    /// Origins a browser may call from (`https://app.example`); none by default.
+    pub allowed_origins: Vec<String>,
+    /// `Host` names taken beside loopback ones.
+    pub allowed_hosts: Vec<String>,
+    /// Largest request body, bytes; more is a 413.
+    pub max_body_bytes: usize,
+    /// A client must have sent its whole body by then.
+    pub body_timeout: Duration,
+    /// A client must have sent its request head by then; as long may a kept-alive connection be idle.
+    pub header_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 8787,
+            allowed_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
+            max_body_bytes: 48 * 1024 * 1024,
+            body_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Who may call.
+#[derive(Debug, Clone, Default)]
+pub struct AuthConfig {
+    /// None: anyone who reaches the (then loopback) address.
+    pub tokens: Vec<NamedToken>,
+}
+
+/// One bearer token and the name its requests are accounted to.
+#[derive(Debug, Clone)]
+pub struct NamedToken {
+    /// For logs and ownership of responses.
+    pub name: String,
+    /// The token itself; never shown.
+    pub token: SecretString,
+}
+
+/// The app-server: a child of ours, or one that somebody else runs.
+#[derive(Clone)]
+pub struct AppServerConfig {
+    /// The codex binary; else `CODEX_BIN`, PATH, the project's own install.
+    pub codex_bin: Option<PathBuf>,
+    /// An app-server somebody else runs; `None` starts our own.
+    pub connect: Option<Endpoint>,
+    /// Capability token for a `ws://` app-server.
+    pub connect_token: Option<SecretString>,
+    /// The file that `connect_token` was read from, where it was one.
+    pub connect_token_file: Option<PathBuf>,
+    /// Further `-c KEY=VALUE` settings for our own child.
+    pub codex_config: Vec<String>,
+    /// How much of Codex's own instructions a call carries.
+    pub scaffold: Scaffold,
+    /// The user's own Codex home, whose login is shared; `$CODEX_HOME` or `~/.codex`.
+    pub user_codex_home: PathBuf,
+    /// Variables set for the child on top of ours (the stand-in's CA, say); no key of the file sets them.
+    pub child_environment: BTreeMap<String, String>,
+    /// How often `codex debug models` is looked at again.
+    pub catalogue_check: Duration,
+    /// The child must be initialised by then.
+    pub start_timeout: Duration,
+    /// One JSON-RPC request must be answered by then.
+    pub request_timeout: Duration,
+}
+
+impl Default for AppServerConfig {
+    fn default() -> Self {
+        Self {
+            codex_bin: None,
+            connect: None,
+            connect_token: None,
+            connect_token_file: None,
+            codex_config: Vec::new(),
+            scaffold: Scaffold::None,
+            user_codex_home: PathBuf::new(),
+            child_environment: BTreeMap::new(),
+            catalogue_check: Duration::from_secs(4 * 3600),
+            start_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl fmt::Debug for AppServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A provider's key may be among the settings, and anything among the variables: their names only.
+        let settings = self.codex_config.iter().map(|setting| setting.split('=').next().unwrap_or_default());
+        f.debug_struct("AppServerConfig")
+            .field("codex_bin", &self.codex_bin)
+            .field("connect", &self.connect)
+            .field("codex_config", &settings.collect::<Vec<_>>())
+            .field("scaffold", &self.scaffold)
+            .field("user_codex_home", &self.user_codex_home)
+            .field("child_environment", &self.child_environment.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where an app-server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `ws://host:port`.
+    Tcp(String),
+    /// `unix:///path`.
+    Unix(PathBuf),
+}
+
+/// How much of Codex's own instructions a call carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scaffold {
+    /// Nothing but the client's words.
+    None,
+    /// The stock catalogue and instructions, for a backend that insists on them.
+    Codex,
+}
+
+/// What becomes of what a request asks for and cannot have.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RequestsConfig {
+    /// Fields without effect are a 400 instead of a name in a header: for clients that want to know.
+    pub strict_params: bool,
+    /// Tools of types that are not served.
+    pub unknown_tools: UnknownTools,
+}
+
+/// What becomes of a tool that is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownTools {
+    /// 400: the answer could not be what was asked for.
+    #[default]
+    Refuse,
+    /// Left out, and named in the response's head.
+    Ignore,
+}
+
+/// Which models answer to which names.
+#[derive(Debug, Clone, Default)]
+pub struct ModelsConfig {
+    /// For requests that name none; else the account's own default.
+    pub default_model: Option<String>,
+    /// What a client may call a model: alias to catalogue id.
+    pub aliases: BTreeMap<String, String>,
+}
+
+/// How many calls run, and how many wait.
+#[derive(Debug, Clone)]
+pub struct AdmissionConfig {
+    /// Turns that run at once.
+    pub slots: usize,
+    /// Requests that wait for a slot; more is a 429.
+    pub queue: usize,
+    /// Longest wait for a slot; more is a 429.
+    pub queue_timeout: Duration,
+}
+
+impl Default for AdmissionConfig {
+    fn default() -> Self {
+        Self { slots: 8, queue: 256, queue_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// Bounds of one turn.
+#[derive(Debug, Clone)]
+pub struct TurnConfig {
+    /// From dispatch to the terminal event; more is a 504.
+    pub deadline: Duration,
+    /// Longest silence of the app-server; more is a 504. A model that reasons without a summary is silent for
+    /// minutes.
+    pub idle_timeout: Duration,
+    /// All text of one answer, bytes; more is a 502.
+    pub max_output_bytes: usize,
+    /// How long usage that is late is waited for once the answer is complete.
+    pub usage_timeout: Duration,
+    /// After this long without an event, the thread's status is read: an idle one has ended.
+    pub status_check: Duration,
+}
+
+impl Default for TurnConfig {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(600),
+            idle_timeout: Duration::from_secs(300),
+            max_output_bytes: 16 * 1024 * 1024,
+            usage_timeout: Duration::from_secs(2),
+            status_check: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Event streams to clients.
+#[derive(Debug, Clone)]
+pub struct StreamConfig {
+    /// A comment line after this long without an event.
+    pub keep_alive: Duration,
+    /// How long the response head waits for the first event, so that an early failure is a status code.
+    pub head_timeout: Duration,
+    /// Events held for a client slower than the model, bytes of text; deltas merge past the first ones.
+    pub buffer_bytes: usize,
+    /// A client that has taken nothing for this long while events wait is dropped.
+    pub stall_timeout: Duration,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            keep_alive: Duration::from_secs(15),
+            head_timeout: Duration::from_secs(10),
+            buffer_bytes: 4 * 1024 * 1024,
+            stall_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What is kept for `previous_response_id`.
+#[derive(Debug, Clone)]
+pub struct ContinuationConfig {
+    /// A record lives this long after its last use.
+    pub ttl: Duration,
+    /// Most records; past it the least recently used goes.
+    pub max_records: usize,
+    /// Most bytes of kept items; past it the least recently used goes.
+    pub max_bytes: usize,
+    /// Idle threads kept loaded for their continuation. Each costs the app-server 1 to 1.7 MB, and with a
+    /// login one upstream socket: few.
+    pub warm_threads: usize,
+    /// How long an idle thread is kept loaded.
+    pub warm_ttl: Duration,
+    /// Threads started ahead of the call that will use them.
+    pub spare_threads: usize,
+    /// How long an unused spare thread is kept.
+    pub spare_ttl: Duration,
+    /// Turns that wait for their tools' outputs; past it the oldest is given up and rebuilt when it is asked
+    /// for.
+    pub held_turns: usize,
+    /// How long such a turn waits.
+    pub held_ttl: Duration,
+}
+
+impl Default for ContinuationConfig {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(6 * 3600),
+            max_records: 10_000,
+            max_bytes: 256 * 1024 * 1024,
+            warm_threads: 8,
+            warm_ttl: Duration::from_secs(300),
+            spare_threads: 4,
+            spare_ttl: Duration::from_secs(120),
+            held_turns: 32,
+            held_ttl: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Images given by address.
+#[derive(Debug, Clone)]
+pub struct ImagesConfig {
+    /// Whether `https:` images are fetched at all.
+    pub fetch: bool,
+    /// Largest image, bytes, fetched or inline.
+    pub max_bytes: usize,
+    /// One image must be here by then.
+    pub timeout: Duration,
+    /// Redirects followed; each target is checked again.
+    pub max_redirects: usize,
+    /// Whether private and loopback addresses may be fetched from.
+    pub allow_private: bool,
+}
+
+impl Default for ImagesConfig {
+    fn default() -> Self {
+        Self {
+            fetch: true,
+            max_bytes: 20 * 1024 * 1024,
+            timeout: Duration::from_secs(20),
+            max_redirects: 3,
+            allow_private: false,
+        }
+    }
+}
+
+/// The way down.
+#[derive(Debug, Clone)]
+pub struct ShutdownConfig {
+    /// What runs may finish within this; the rest is interrupted.
+    pub drain: Duration,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { drain: Duration::from_secs(30) }
+    }
+}
+
+/// Logs, on standard error.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+    /// A `tracing` filter: `info`, `codex_bridge=debug`, …
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".into() }
+    }
+}
+
+/// Lines for people or for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
