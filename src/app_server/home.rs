@@ -1,0 +1,317 @@
+//! The folders an app-server of ours works in: a private Codex home that shares only the login, an empty
+//! working folder for threads, and a runtime folder for its socket.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::SetupError;
+use super::state_folder::{StateFolder, private_dir, write_private};
+
+/// `sun_path` holds 108 bytes on Linux and 104 elsewhere, the closing zero included.
+const LONGEST_SOCKET_PATH: usize = 103;
+
+/// Socket names taken in turn. Fresh for each child as far as it matters (at most three live at once), yet
+/// few, because the app-server leaves a lock file for each name when it is killed.
+const SOCKET_NAMES: u64 = 16;
+
+/// The folders. Made by [`Home::prepare`]; paths only.
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    private: PathBuf,
+    user: PathBuf,
+    user_auth: PathBuf,
+    cwd: PathBuf,
+    run: PathBuf,
+    children: PathBuf,
+}
+
+impl Home {
+    /// The folders below `state`; sockets go below `runtime_dir` (`$XDG_RUNTIME_DIR`) where that is given
+    /// and can be used. Makes what is missing.
+    pub(crate) fn prepare(
+        state: &StateFolder,
+        user_home: &Path,
+        runtime_dir: Option<&Path>,
+    ) -> Result<Self, SetupError> {
+        let user_home = std::path::absolute(user_home)
+            .map_err(|error| SetupError::folder("cannot use", user_home, &error))?;
+        let root = state.path();
+        let home = Self {
+            private: root.join("codex-home"),
+            user_auth: user_home.join("auth.json"),
+            user: user_home,
+            cwd: root.join("cwd"),
+            run: runtime_folder(root, runtime_dir)?,
+            children: root.join("children"),
+        };
+        private_dir(&home.private)?;
+        if same_folder(&home.private, &home.user) {
+            return Err(SetupError::Folder {
+                what: "cannot share the login of",
+                path: home.user,
+                reason: "it is the bridge's own private Codex home; set CODEX_HOME to the user's".into(),
+            });
+        }
+        private_dir(&home.children)?;
+        private_dir(&home.cwd)?;
+        home.refresh()?;
+        Ok(home)
+    }
+
+    /// What each start of a child sets right again: the link to the login, the installation id, the empty
+    /// configuration.
+    pub(crate) fn refresh(&self) -> Result<(), SetupError> {
+        self.link_login()?;
+        let id = self.user.join("installation_id");
+        if let Ok(content) = std::fs::read(&id) {
+            write_private(&self.private.join("installation_id"), &content)?;
+        }
+        // Codex writes notices and the like into it; none of that is to outlive the child.
+        write_private(&self.private.join("config.toml"), b"")
+    }
+
+    /// `CODEX_HOME` of the child.
+    pub(crate) fn codex_home(&self) -> &Path {
+        &self.private
+    }
+
+    /// The user's login file, which the private home's `auth.json` links to.
+    pub(crate) fn auth_file(&self) -> &Path {
+        &self.user_auth
+    }
+
+    /// The user's own Codex home.
+    pub(crate) fn user_home(&self) -> &Path {
+        &self.user
+    }
+
+    /// An empty folder, the working folder of every thread.
+    pub(crate) fn cwd(&self) -> &Path {
+        &self.cwd
+    }
+
+    /// Where children are recorded while they run.
+    pub(crate) fn children(&self) -> &Path {
+        &self.children
+    }
+
+    /// The file of the lean catalogue for the `start`th child.
+    pub(crate) fn catalogue_file(&self, start: u64) -> PathBuf {
+        // Two children with different catalogues run side by side while the older one drains.
+        self.private.join(format!("catalogue-{}.json", start % SOCKET_NAMES))
+    }
+
+    /// The socket of the `start`th child; nothing is there yet.
+    pub(crate) fn socket(&self, start: u64) -> PathBuf {
+        self.run.join(format!("{}.sock", start % SOCKET_NAMES))
+    }
+
+    /// Symlinked even when there is no login yet, so that a later `codex login` shows.
+    fn link_login(&self) -> Result<(), SetupError> {
+        let link = self.private.join("auth.json");
+        match std::fs::symlink_metadata(&link) {
+            Ok(found) if found.is_symlink() => {
+                if std::fs::read_link(&link).is_ok_and(|target| target == self.user_auth) {
+                    return Ok(());
+                }
+            }
+            Ok(_) => {
+                // Something replaced the link by a file of its own. Its tokens may be the newer ones: kept.
+                tracing::warn!(path = %link.display(), "the link to the login had become a file; linked anew");
+                let aside = self.private.join("auth.json.replaced");
+                std::fs::rename(&link, &aside)
+                    .map_err(|error| SetupError::folder("cannot put aside", &link, &error))?;
+            }
+            Err(_) => {}
+        }
+        let fresh = self.private.join("auth.json.new");
+        let _ = std::fs::remove_file(&fresh);
+        symlink(&self.user_auth, &fresh)
+            .and_then(|()| std::fs::rename(&fresh, &link))
+            .map_err(|error| SetupError::folder("cannot link", &link, &error))
+    }
+}
+
+/// What a client connects to: the socket, or what the app-server's link at `socket` points to where the
+/// path itself is too long for the kernel.
+pub(crate) fn connectable(socket: &Path) -> Option<PathBuf> {
+    if socket.as_os_str().len() <= LONGEST_SOCKET_PATH {
+        return socket.exists().then(|| socket.to_owned());
+    }
+    std::fs::read_link(socket).ok().filter(|target| target.exists())
+}
+
+/// Why a login that exists does not show in the private home, where that is so: it is kept in the keyring
+/// of the operating system, under the path of the user's own Codex home.
+pub(crate) fn keyring_login(user_home: &Path) -> Option<String> {
+    let config: toml::Table = std::fs::read_to_string(user_home.join("config.toml")).ok()?.parse().ok()?;
+    let store = config.get("cli_auth_credentials_store")?.as_str()?;
+    if !matches!(store, "keyring" | "auto") || user_home.join("auth.json").exists() {
+        return None;
+    }
+    Some(format!(
+        "{} says `cli_auth_credentials_store = \"{store}\"`: a login in the keyring of the operating system \
+         cannot be shared with the bridge. Log in to a file with: codex login -c \
+         cli_auth_credentials_store='\"file\"'",
+        user_home.join("config.toml").display()
+    ))
+}
+
+fn runtime_folder(state: &Path, runtime_dir: Option<&Path>) -> Result<PathBuf, SetupError> {
+    if let Some(base) = runtime_dir.filter(|base| base.is_absolute() && base.is_dir()) {
+        // One folder per state folder. The name need only differ between folders, and a clash costs nothing
+        // but socket names.
+        let mut hasher = DefaultHasher::new();
+        state.hash(&mut hasher);
+        let folder = base.join(format!("codex-bridge-{:08x}", hasher.finish() & 0xffff_ffff));
+        match private_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) => {
+                tracing::warn!(%error, "the runtime folder cannot be used; sockets go to the state folder");
+            }
+        }
+    }
+    let folder = state.join("run");
+    private_dir(&folder)?;
+    Ok(folder)
+}
+
+fn same_folder(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    struct Folders {
+        temp: tempfile::TempDir,
+        state: StateFolder,
+    }
+
+    impl Folders {
+        fn new() -> Self {
+            let temp = tempfile::tempdir().unwrap();
+            let state = StateFolder::open(&temp.path().join("state")).unwrap();
+            std::fs::create_dir(temp.path().join("user")).unwrap();
+            Self { temp, state }
+        }
+
+        fn user(&self, name: &str) -> PathBuf {
+            self.temp.path().join("user").join(name)
+        }
+
+        fn prepare(&self) -> Result<Home, SetupError> {
+            Home::prepare(&self.state, &self.temp.path().join("user"), None)
+        }
+    }
+
+    #[test]
+    fn a_login_that_comes_later_shows_through_the_link() {
+        let folders = Folders::new();
+        let home = folders.prepare().unwrap();
+        let auth = home.codex_home().join("auth.json");
+        assert!(!auth.exists());
+        std::fs::write(folders.user("auth.json"), "later").unwrap();
+        assert_eq!(std::fs::read_to_string(&auth).unwrap(), "later");
+        // And what the child writes goes to the user's file.
+        std::fs::write(&auth, "refreshed").unwrap();
+        home.refresh().unwrap();
+        assert_eq!(std::fs::read_to_string(folders.user("auth.json")).unwrap(), "refreshed");
+    }
+
+    #[test]
+    fn a_link_that_was_replaced_or_points_elsewhere_is_made_anew() {
+        let folders = Folders::new();
+        let home = folders.prepare().unwrap();
+        let auth = home.codex_home().join("auth.json");
+        std::fs::remove_file(&auth).unwrap();
+        std::fs::write(&auth, "stray").unwrap();
+        home.refresh().unwrap();
+        assert_eq!(std::fs::read_link(&auth).unwrap(), folders.user("auth.json"));
+        assert_eq!(std::fs::read_to_string(home.codex_home().join("auth.json.replaced")).unwrap(), "stray");
+        std::fs::remove_file(&auth).unwrap();
+        symlink("/elsewhere", &auth).unwrap();
+        home.refresh().unwrap();
+        assert_eq!(std::fs::read_link(&auth).unwrap(), folders.user("auth.json"));
+    }
+
+    #[test]
+    fn only_login_and_installation_id_are_shared() {
+        let folders = Folders::new();
+        std::fs::write(folders.user("installation_id"), "id-1").unwrap();
+        std::fs::write(folders.user("config.toml"), "model = \"theirs\"").unwrap();
+        std::fs::write(folders.user("AGENTS.md"), "theirs").unwrap();
+        let home = folders.prepare().unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(home.codex_home())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["auth.json", "config.toml", "installation_id"]);
+        assert_eq!(std::fs::read_to_string(home.codex_home().join("config.toml")).unwrap(), "");
+        assert_eq!(std::fs::read_to_string(home.codex_home().join("installation_id")).unwrap(), "id-1");
+        assert_eq!(std::fs::metadata(home.codex_home()).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(std::fs::read_dir(home.cwd()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_private_home_is_never_its_own_user() {
+        let folders = Folders::new();
+        folders.prepare().unwrap();
+        let error = Home::prepare(&folders.state, &folders.state.path().join("codex-home"), None);
+        assert!(error.unwrap_err().to_string().contains("CODEX_HOME"));
+    }
+
+    #[test]
+    fn sockets_go_to_the_runtime_folder_where_there_is_one() {
+        let folders = Folders::new();
+        let runtime = folders.temp.path().join("runtime");
+        std::fs::create_dir(&runtime).unwrap();
+        let user = folders.temp.path().join("user");
+        let home = Home::prepare(&folders.state, &user, Some(&runtime)).unwrap();
+        let socket = home.socket(0);
+        assert!(socket.starts_with(&runtime));
+        assert_eq!(std::fs::metadata(socket.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
+        assert_ne!(socket, home.socket(1));
+        for unusable in [runtime.join("gone"), PathBuf::from("relative")] {
+            let home = Home::prepare(&folders.state, &user, Some(&unusable)).unwrap();
+            assert!(home.socket(0).starts_with(folders.state.path()), "{}", unusable.display());
+        }
+    }
+
+    #[test]
+    fn a_path_too_long_for_the_kernel_is_reached_through_the_link() {
+        let temp = tempfile::tempdir().unwrap();
+        let target = temp.path().join("t");
+        let deep = temp.path().join("d".repeat(120));
+        std::fs::create_dir(&deep).unwrap();
+        let socket = deep.join("0.sock");
+        assert_eq!(connectable(&socket), None);
+        symlink(&target, &socket).unwrap();
+        assert_eq!(connectable(&socket), None, "the link comes before the socket");
+        std::fs::write(&target, "").unwrap();
+        assert_eq!(connectable(&socket), Some(target.clone()));
+        assert_eq!(connectable(&target), Some(target));
+    }
+
+    #[test]
+    fn a_login_in_the_keyring_is_explained() {
+        let folders = Folders::new();
+        let user = folders.temp.path().join("user");
+        assert_eq!(keyring_login(&user), None, "no configuration");
+        for (store, explained) in [("file", false), ("keyring", true), ("auto", true)] {
+            let config = format!("cli_auth_credentials_store = \"{store}\"\n");
+            std::fs::write(folders.user("config.toml"), config).unwrap();
+            assert_eq!(keyring_login(&user).is_some(), explained, "{store}");
+        }
+        std::fs::write(folders.user("auth.json"), "{}").unwrap();
+        assert_eq!(keyring_login(&user), None, "there is a file");
+    }
+}

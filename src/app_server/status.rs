@@ -1,0 +1,71 @@
+//! How the app-server stands, for health and for the log.
+
+use std::time::SystemTime;
+
+/// Who runs the app-server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppServerMode {
+    /// A child of ours.
+    Supervised,
+    /// Somebody else; we only connect.
+    Connected,
+}
+
+impl AppServerMode {
+    /// As health shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Supervised => "supervised",
+            Self::Connected => "connected",
+        }
+    }
+}
+
+/// Where its supervisor is with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppServerState {
+    /// Not ready for the first time yet.
+    Starting,
+    /// Calls can be made.
+    Ready,
+    /// It was lost and is being had again.
+    Reconnecting,
+    /// It cannot be had, or keeps ending; tried again now and then.
+    Failed,
+    /// Stopped by us.
+    Stopped,
+}
+
+impl AppServerState {
+    /// As health shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Reconnecting => "reconnecting",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// One look at the app-server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppServerStatus {
+    /// Where its supervisor is with it.
+    pub state: AppServerState,
+    /// Who runs it.
+    pub mode: AppServerMode,
+    /// Why it is not ready, for people.
+    pub reason: Option<String>,
+    /// Its own version, once known.
+    pub version: Option<String>,
+    /// Connections made so far.
+    pub generation: u64,
+    /// Process id of our child.
+    pub pid: Option<u32>,
+    /// Why the last connection ended.
+    pub last_disconnect: Option<String>,
+    /// Since when it is in this state.
+    pub since: SystemTime,
+}

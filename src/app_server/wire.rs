@@ -1,0 +1,26 @@
+//! The JSON of the app-server's wire, in its own words. Private to `app_server`.
+
+mod envelope;
+mod notifications;
+mod requests;
+mod responses;
+
+pub(super) use envelope::{
+    Incoming, Refusal, RequestId, encode_notification, encode_refusal, encode_request, encode_result,
+};
+pub(super) use notifications::{
+    CodexErrorInfo, ConfigWarning, ErrorNotification, ItemNotification, LoginCompleted, RateLimitSnapshot,
+    RateLimitWindow, RateLimitsUpdated, RawItem, RawResponse, ReasoningDelta, SummaryDelta, SummaryPart,
+    TextDelta, ThreadClosed, TokenUsage, TokenUsageUpdated, ToolCall, Turn, TurnError, TurnNotification,
+    Warning,
+};
+pub(super) use requests::{
+    AccountRead, Collaboration, InjectItems, Interrupt, Page, ThreadRef, TurnStart, initialize, thread_start,
+};
+pub(super) use responses::{
+    AccountResponse, ConfigResponse, DiagnosticsResponse, InitializeResponse, LoadedThreads, Model,
+    ModelList, RateLimitsResponse, ThreadResponse, TurnResponse,
+};
+
+/// "Server overloaded; retry later."
+pub(super) const OVERLOADED: i32 = -32001;
