@@ -1,0 +1,62 @@
+//! What the stand-in answers, before it becomes events.
+
+use std::time::Duration;
+
+/// One answer: perhaps a thought, then text or calls; or a planned failure of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// The reasoning summary that comes first.
+    pub(crate) thought: Option<String>,
+    /// What is answered where nothing fails.
+    pub(crate) body: Body,
+    /// How it fails.
+    pub(crate) failure: Option<Planned>,
+}
+
+/// Text or function calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Body {
+    /// A message, a pause before each of its words.
+    Text { text: String, pause: Duration },
+    /// Function calls, all in one response.
+    Calls(Vec<Call>),
+}
+
+impl Body {
+    /// A message without pauses.
+    pub(crate) fn text(text: impl Into<String>) -> Self {
+        Self::Text { text: text.into(), pause: Duration::ZERO }
+    }
+}
+
+/// One function call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) name: String,
+    /// JSON, as it is sent.
+    pub(crate) arguments: String,
+}
+
+/// A failure, and whether only the first attempt of the conversation meets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Planned {
+    pub(crate) failure: Failure,
+    pub(crate) once: bool,
+}
+
+/// How an answer fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// This HTTP error, before anything is streamed.
+    Status { status: u16, retry_after: Option<u64> },
+    /// The 429 of a plan's used-up window.
+    UsageLimit,
+    /// The stream ends after two deltas, without a terminal event.
+    Cut,
+    /// The stream goes silent after two deltas and stays open.
+    Stall,
+    /// `response.failed` with `context_length_exceeded`.
+    ContextWindow,
+    /// `response.incomplete` with `max_output_tokens`.
+    Incomplete,
+}

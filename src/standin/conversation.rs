@@ -1,0 +1,186 @@
+//! A request body, read the way the rules look at it. Lenient: what is not understood is left out.
+
+use serde_json::Value;
+
+/// What the rules look at, borrowed from one expanded request body.
+#[derive(Debug)]
+pub(crate) struct Conversation<'a> {
+    /// The text of each user message, oldest first.
+    pub(crate) user_texts: Vec<String>,
+    /// The outputs of the last round of calls, if the conversation ends with one.
+    pub(crate) tool_outputs: Option<Vec<String>>,
+    /// The function tools that may be called.
+    pub(crate) tools: Vec<Tool<'a>>,
+    /// Whether one of them must be.
+    pub(crate) choice: Choice<'a>,
+    /// The schema the answer must follow.
+    pub(crate) schema: Option<&'a Value>,
+}
+
+/// One function tool.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tool<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) parameters: Option<&'a Value>,
+}
+
+/// `tool_choice`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice<'a> {
+    Auto,
+    Never,
+    Any,
+    One(&'a str),
+}
+
+impl<'a> Conversation<'a> {
+    /// Reads `body`, whose `input` must be the whole conversation.
+    pub(crate) fn read(body: &'a Value) -> Self {
+        let items: &[Value] = body["input"].as_array().map_or(&[], Vec::as_slice);
+        let user_texts = match &body["input"] {
+            Value::String(text) => vec![text.clone()],
+            _ => items
+                .iter()
+                .filter(|item| item["role"] == "user")
+                .map(|item| text_of(&item["content"]))
+                .collect(),
+        };
+        let (tools, choice) = tools_and_choice(body, items);
+        Self { user_texts, tool_outputs: last_outputs(items), tools, choice, schema: schema(body) }
+    }
+
+    /// The last user message's text; empty if there is none.
+    pub(crate) fn last_user_text(&self) -> &str {
+        self.user_texts.last().map_or("", String::as_str)
+    }
+
+    /// The texts of the user messages before the last one.
+    pub(crate) fn earlier_user_texts(&self) -> &[String] {
+        self.user_texts.split_last().map_or(&[], |(_, earlier)| earlier)
+    }
+}
+
+/// The text in a content, given as a string or as parts; a line each.
+fn text_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+            texts.join("\n")
+        }
+        _ => String::new(),
+    }
+}
+
+/// The outputs after the last message, in order, calls and reasoning between them or not.
+fn last_outputs(items: &[Value]) -> Option<Vec<String>> {
+    let mut newest_first = items.iter().rev().filter(|item| item["type"] != "additional_tools").peekable();
+    if !newest_first.peek().is_some_and(|item| is_output(item)) {
+        return None;
+    }
+    let mut outputs: Vec<String> = newest_first
+        .take_while(|item| item["role"].is_null())
+        .filter(|item| is_output(item))
+        .map(|item| text_of(&item["output"]))
+        .collect();
+    outputs.reverse();
+    Some(outputs)
+}
+
+fn is_output(item: &Value) -> bool {
+    matches!(item["type"].as_str(), Some("function_call_output" | "custom_tool_call_output"))
+}
+
+/// Tools come in `tools`, or in an `additional_tools` item; either may group them in a namespace.
+fn tools_and_choice<'a>(body: &'a Value, items: &'a [Value]) -> (Vec<Tool<'a>>, Choice<'a>) {
+    let mut tools = Vec::new();
+    let wrapped = items.iter().filter(|item| item["type"] == "additional_tools").map(|item| &item["tools"]);
+    for list in std::iter::once(&body["tools"]).chain(wrapped) {
+        collect_functions(list, &mut tools);
+    }
+    let choice = &body["tool_choice"];
+    let choice = match (choice.as_str(), choice["type"].as_str()) {
+        (Some("none"), _) => Choice::Never,
+        (Some("required"), _) => Choice::Any,
+        (_, Some("function")) => choice["name"].as_str().map_or(Choice::Any, Choice::One),
+        (_, Some("allowed_tools")) => {
+            let allowed: &[Value] = choice["tools"].as_array().map_or(&[], Vec::as_slice);
+            tools.retain(|tool| allowed.iter().any(|one| one["name"] == tool.name));
+            if choice["mode"] == "required" { Choice::Any } else { Choice::Auto }
+        }
+        _ => Choice::Auto,
+    };
+    (tools, choice)
+}
+
+fn collect_functions<'a>(list: &'a Value, tools: &mut Vec<Tool<'a>>) {
+    for tool in list.as_array().into_iter().flatten() {
+        match (tool["type"].as_str(), tool["name"].as_str()) {
+            (Some("function"), Some(name)) => tools.push(Tool { name, parameters: tool.get("parameters") }),
+            (Some("namespace"), _) => collect_functions(&tool["tools"], tools),
+            _ => {}
+        }
+    }
+}
+
+fn schema(body: &Value) -> Option<&Value> {
+    let format = &body["text"]["format"];
+    if format["type"] == "json_schema" { format.get("schema") } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn user_texts_are_those_of_user_messages_in_any_form() {
+        let body = json!({"input": [
+            {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "be brief"}]},
+            {"role": "user", "content": "one"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "echo"}]},
+            {"type": "message", "role": "user", "content": [
+                {"type": "input_text", "text": "two"}, {"type": "input_image", "image_url": "data:,"},
+                {"type": "input_text", "text": "three"}]},
+        ]});
+        let conversation = Conversation::read(&body);
+        assert_eq!(conversation.user_texts, ["one", "two\nthree"]);
+        assert_eq!(conversation.last_user_text(), "two\nthree");
+        assert_eq!(conversation.earlier_user_texts(), ["one"]);
+        assert_eq!(Conversation::read(&json!({"input": "hi"})).user_texts, ["hi"]);
+        assert_eq!(Conversation::read(&json!({})).last_user_text(), "");
+    }
+
+    #[test]
+    fn outputs_are_those_of_the_last_round_and_only_at_the_end() {
+        let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+        let output =
+            |id: &str, out: Value| json!({"type": "function_call_output", "call_id": id, "output": out});
+        let user = json!({"role": "user", "content": "go"});
+        let first = json!({"input": [user, call("0"), output("0", json!("old")), user, call("1"), output("1", json!("a")),
+            call("2"), output("2", json!([{"type": "input_text", "text": "b"}])),
+            {"type": "additional_tools", "role": "developer", "tools": []}]});
+        assert_eq!(Conversation::read(&first).tool_outputs, Some(vec!["a".into(), "b".into()]));
+        let then = json!({"input": [user, call("1"), output("1", json!("a")), user]});
+        assert_eq!(Conversation::read(&then).tool_outputs, None);
+    }
+
+    #[test]
+    fn tools_are_found_in_every_place_and_narrowed_by_the_choice() {
+        let tool = |name: &str| json!({"type": "function", "name": name, "parameters": {"type": "object"}});
+        let mut body = json!({
+            "tools": [tool("a"), {"type": "web_search"}, {"type": "namespace", "name": "n", "tools": [tool("b")]}],
+            "input": [{"type": "additional_tools", "role": "developer", "tools": [tool("c")]}],
+        });
+        let names = |body: &Value| -> Vec<String> {
+            Conversation::read(body).tools.iter().map(|tool| tool.name.to_owned()).collect()
+        };
+        assert_eq!(names(&body), ["a", "b", "c"]);
+        assert_eq!(Conversation::read(&body).choice, Choice::Auto);
+        body["tool_choice"] = json!({"type": "function", "name": "b"});
+        assert_eq!(Conversation::read(&body).choice, Choice::One("b"));
+        body["tool_choice"] = json!({"type": "allowed_tools", "mode": "required", "tools": [{"name": "c"}]});
+        assert_eq!((names(&body), Conversation::read(&body).choice), (vec!["c".to_owned()], Choice::Any));
+    }
+}
