@@ -1,0 +1,286 @@
+//! Calls and their outputs in a conversation: are all paired, and does a request answer a batch that waits?
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use super::BridgeError;
+use crate::model::Item;
+
+/// Each call must have one output after it, and each output a call before it: the app-server would make up
+/// the one and drop the other, without a word.
+pub(super) fn check_paired<'a>(items: impl IntoIterator<Item = &'a Item>) -> Result<(), BridgeError> {
+    // In order, for the message names the first.
+    let mut open: Vec<&str> = Vec::new();
+    let mut answered = HashSet::new();
+    for item in items {
+        let call_id = item.str("call_id").unwrap_or_default();
+        match item.kind() {
+            "function_call" | "custom_tool_call" => open.push(call_id),
+            "function_call_output" | "custom_tool_call_output" => {
+                if let Some(at) = open.iter().position(|open| *open == call_id) {
+                    open.remove(at);
+                    answered.insert(call_id);
+                } else if answered.contains(call_id) {
+                    return Err(invalid(format!("Duplicate tool output found for function call {call_id}.")));
+                } else {
+                    return Err(invalid(format!(
+                        "No tool call found for function call output with call_id {call_id}."
+                    )));
+                }
+            }
+            _ => {}
+        }
+    }
+    match open.first() {
+        Some(call_id) => Err(invalid(format!("No tool output found for function call {call_id}."))),
+        None => Ok(()),
+    }
+}
+
+/// What a request brings for a batch of calls that wait.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// By call id, in the app-server's form.
+    outputs: Vec<(String, Vec<Value>)>,
+    /// What follows the outputs.
+    pub(super) extras: Vec<Item>,
+}
+
+impl Answers {
+    /// From `items`: first the outputs of all `calls`, each once, then nothing but messages that a running turn
+    /// takes. `None` for anything else, which only a rebuilt conversation says in its own order.
+    pub(super) fn read(calls: &[String], items: &[Item]) -> Option<Self> {
+        if items.len() < calls.len() {
+            return None;
+        }
+        let (first, rest) = items.split_at(calls.len());
+        let mut outputs = Vec::with_capacity(first.len());
+        for item in first {
+            let call_id = item.str("call_id").filter(|_| item.kind() == "function_call_output")?;
+            let known = calls.iter().any(|call| call == call_id);
+            if !known || outputs.iter().any(|(answered, _)| answered == call_id) {
+                return None;
+            }
+            outputs.push((call_id.to_owned(), content(item.get("output")?)?));
+        }
+        let is_input =
+            |item: &Item| item.kind() == "message" && matches!(item.str("role"), Some("user" | "developer"));
+        rest.iter().all(is_input).then(|| Self { outputs, extras: rest.to_vec() })
+    }
+
+    /// The output of one call; each is taken once.
+    pub(super) fn take(&mut self, call_id: &str) -> Option<Vec<Value>> {
+        let at = self.outputs.iter().position(|(id, _)| id == call_id)?;
+        Some(self.outputs.swap_remove(at).1)
+    }
+}
+
+/// Where the outputs of `calls` begin in a conversation that a client sends whole.
+pub(super) fn first_output(calls: &[String], items: &[Item]) -> Option<usize> {
+    items.iter().position(|item| {
+        item.kind() == "function_call_output"
+            && item.str("call_id").is_some_and(|id| calls.iter().any(|call| call == id))
+    })
+}
+
+/// Whether `given` says what `held` says. Ids and fields that say nothing do not count, and a client need not
+/// send reasoning back.
+pub(super) fn same_conversation(held: &[Item], given: &[Item]) -> bool {
+    let mut held = held.iter();
+    given.iter().all(|given| {
+        held.by_ref()
+            .find(|held| held.kind() != "reasoning" || same(held, given))
+            .is_some_and(|held| same(held, given))
+    }) && held.all(|left| left.kind() == "reasoning")
+}
+
+fn same(one: &Item, other: &Item) -> bool {
+    one.kind() == other.kind() && canonical(one) == canonical(other)
+}
+
+/// What an item says, in one form.
+fn canonical(item: &Item) -> Value {
+    let field = |name: &str| item.get(name).cloned().unwrap_or_default();
+    match item.kind() {
+        "message" => json!([field("role"), parts(&field("content"))]),
+        "function_call" => {
+            // Clients that parse arguments write them anew.
+            let arguments = item.str("arguments").unwrap_or_default();
+            let arguments = serde_json::from_str(arguments).unwrap_or_else(|_| Value::from(arguments));
+            json!([field("call_id"), field("name"), arguments])
+        }
+        "function_call_output" => json!([field("call_id"), parts(&field("output"))]),
+        "reasoning" => match item.str("encrypted_content") {
+            Some(encrypted) => json!(encrypted),
+            None => json!([parts(&field("summary")), parts(&field("content"))]),
+        },
+        _ => {
+            let mut fields = item.fields().clone();
+            fields.retain(|name, value| !matches!(name.as_str(), "id" | "status") && !is_nothing(value));
+            Value::Object(fields)
+        }
+    }
+}
+
+/// Content as a list: texts as strings, runs of them joined, other parts as they are.
+fn parts(content: &Value) -> Vec<Value> {
+    let mut canonical: Vec<Value> = Vec::new();
+    let single = [content.clone()];
+    let parts = match content {
+        Value::Array(parts) => parts,
+        _ => &single[..],
+    };
+    for part in parts {
+        let text = part.as_str().or_else(|| part.get("text").and_then(Value::as_str));
+        match (text, canonical.last_mut()) {
+            (Some(text), Some(Value::String(last))) => last.push_str(text),
+            (Some(text), _) => canonical.push(text.into()),
+            (None, _) => {
+                let mut part = part.clone();
+                if let Some(fields) = part.as_object_mut() {
+                    fields.retain(|name, value| {
+                        !(is_nothing(value) || name == "detail" && value.as_str() == Some("auto"))
+                    });
+                }
+                if !is_nothing(&part) {
+                    canonical.push(part);
+                }
+            }
+        }
+    }
+    canonical.retain(|part| !is_nothing(part));
+    canonical
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// An output as the content of a tool's answer; `None` if it has parts that an answer cannot hold.
+fn content(output: &Value) -> Option<Vec<Value>> {
+    let part = |part: &Value| {
+        let said = |name: &str| part.get(name).and_then(Value::as_str);
+        match said("type")? {
+            "input_text" | "output_text" | "text" => {
+                Some(json!({"type": "inputText", "text": said("text")?}))
+            }
+            "input_image" => {
+                let url = said("image_url").filter(|url| url.starts_with("data:"))?;
+                Some(json!({"type": "inputImage", "imageUrl": url}))
+            }
+            _ => None,
+        }
+    };
+    match output {
+        Value::String(text) => Some(vec![json!({"type": "inputText", "text": text})]),
+        Value::Array(parts) => parts.iter().map(part).collect(),
+        _ => None,
+    }
+}
+
+fn invalid(message: String) -> BridgeError {
+    BridgeError::InvalidRequest { message, param: Some("input".into()), code: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(values: impl Into<Value>) -> Vec<Item> {
+        values
+            .into()
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|value| Item::from_value(value.clone()).unwrap())
+            .collect()
+    }
+
+    fn call(id: &str) -> Value {
+        json!({"type": "function_call", "id": "fc", "call_id": id, "name": "f", "arguments": "{\"a\":1}"})
+    }
+
+    fn output(id: &str) -> Value {
+        json!({"type": "function_call_output", "call_id": id, "output": "42"})
+    }
+
+    #[test]
+    fn what_is_not_paired_is_named() {
+        let check = |values| check_paired(&items(values)).map_err(|error| error.to_string());
+        assert_eq!(check(json!([call("a"), call("b"), output("b"), output("a")])), Ok(()));
+        let missing = "No tool output found for function call a.";
+        assert_eq!(check(json!([call("a"), call("b"), output("b")])), Err(missing.into()));
+        let unknown = "No tool call found for function call output with call_id c.";
+        assert_eq!(check(json!([call("a"), output("c")])), Err(unknown.into()));
+        assert_eq!(check(json!([output("c"), call("c")])), Err(unknown.into()));
+        let twice = "Duplicate tool output found for function call a.";
+        assert_eq!(check(json!([call("a"), output("a"), output("a")])), Err(twice.into()));
+    }
+
+    #[test]
+    fn answers_are_all_outputs_and_then_messages() {
+        let calls = ["a".to_owned(), "b".to_owned()];
+        let user = json!({"type": "message", "role": "user", "content": []});
+        let assistant = json!({"type": "message", "role": "assistant", "content": []});
+        let read = |values| Answers::read(&calls, &items(values));
+        let mut answers = read(json!([output("b"), output("a"), user])).unwrap();
+        assert_eq!(answers.extras.len(), 1);
+        assert_eq!(answers.take("a"), Some(vec![json!({"type": "inputText", "text": "42"})]));
+        assert!(answers.take("a").is_none() && answers.take("b").is_some());
+        for other in [
+            json!([output("a")]),
+            json!([output("a"), output("a")]),
+            json!([output("a"), user, output("b")]),
+            json!([output("a"), output("b"), assistant]),
+            json!([output("a"), output("b"), call("c"), output("c")]),
+        ] {
+            assert!(read(other.clone()).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn outputs_may_be_lists_of_text_and_inline_images() {
+        let listed = content(&json!([
+            {"type": "input_text", "text": "x"}, {"type": "input_image", "image_url": "data:image/png;base64,AA"},
+        ]));
+        let image = json!({"type": "inputImage", "imageUrl": "data:image/png;base64,AA"});
+        assert_eq!(listed, Some(vec![json!({"type": "inputText", "text": "x"}), image]));
+        assert_eq!(content(&json!([{"type": "input_image", "image_url": "https://x/y.png"}])), None);
+        assert_eq!(content(&json!([{"type": "input_file"}])), None);
+    }
+
+    #[test]
+    fn a_conversation_is_the_same_whatever_says_nothing() {
+        let held = items(json!([
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+            {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "e"},
+            {"type": "message", "id": "m", "role": "assistant", "status": "completed",
+                "content": [{"type": "output_text", "text": "let me ", "annotations": []}, {"type": "output_text", "text": "see"}]},
+            call("a"),
+        ]));
+        let given = |reasoning: Option<&str>, said: &str, arguments: &str| {
+            let mut given = vec![json!({"type": "message", "role": "user", "content": "hi"})];
+            given.extend(
+                reasoning.map(|e| json!({"type": "reasoning", "encrypted_content": e, "summary": []})),
+            );
+            given.push(json!({"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": said}]}));
+            given.push(json!({"type": "function_call", "call_id": "a", "name": "f", "arguments": arguments}));
+            items(given)
+        };
+        let check = |given: Vec<Item>| same_conversation(&held, &given);
+        assert!(check(given(None, "let me see", "{\"a\": 1}")));
+        assert!(check(given(Some("e"), "let me see", "{\"a\":1}")));
+        assert!(!check(given(Some("other"), "let me see", "{\"a\":1}")));
+        assert!(!check(given(None, "let me think", "{\"a\":1}")));
+        assert!(!check(given(None, "let me see", "{\"a\":2}")));
+        assert!(!check(given(None, "let me see", "{\"a\":1}")[..2].to_vec()));
+        assert!(!same_conversation(&given(None, "let me see", "{}")[..2], &given(None, "let me see", "{}")));
+    }
+}

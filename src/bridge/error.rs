@@ -1,0 +1,118 @@
+//! What can go wrong with a call, by what the caller does next.
+
+use std::time::{Duration, SystemTime};
+
+/// Why a call has no answer. `api::error` gives each its status, type, code and `Retry-After`.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BridgeError {
+    /// The request itself cannot be served: 400.
+    #[error("{message}")]
+    InvalidRequest {
+        /// For the client.
+        message: String,
+        /// The field at fault, in the words of the Responses API.
+        param: Option<String>,
+        /// A machine-readable code where one is official.
+        code: Option<String>,
+    },
+    /// No such model in the catalogue: 404.
+    #[error("The model '{model}' does not exist or you do not have access to it.")]
+    ModelNotFound {
+        /// As the client named it.
+        model: String,
+    },
+    /// The response to continue is not (or no longer) there, or not this caller's: 400.
+    #[error("Previous response with id '{id}' not found.")]
+    PreviousNotFound {
+        /// As the client named it.
+        id: String,
+    },
+    /// The response to continue was made under another login: 400.
+    #[error("Previous response with id '{id}' was made with another account and cannot be continued.")]
+    AccountMismatch {
+        /// As the client named it.
+        id: String,
+    },
+    /// The input does not fit the model: 400.
+    #[error("{message}")]
+    ContextLengthExceeded {
+        /// The backend's words.
+        message: String,
+    },
+    /// Nobody is logged in, or the login has expired: 401.
+    #[error("{message}")]
+    LoginRequired {
+        /// Says `codex login`.
+        message: String,
+    },
+    /// Our queue is full or the wait in it was too long: 429.
+    #[error("All slots are busy and the queue is full. Try again later.")]
+    Busy {
+        /// When a slot is likely to be free.
+        retry_after: Duration,
+    },
+    /// The account's usage window is used up: 429.
+    #[error("{message}")]
+    UsageLimit {
+        /// The backend's words.
+        message: String,
+        /// When the window starts anew, where known.
+        resets_at: Option<SystemTime>,
+    },
+    /// The backend refuses the rate: 429.
+    #[error("{message}")]
+    RateLimited {
+        /// The backend's words.
+        message: String,
+        /// Where known.
+        retry_after: Option<Duration>,
+    },
+    /// The backend or the app-server has too much to do: 503.
+    #[error("{message}")]
+    Overloaded {
+        /// Whose words they are.
+        message: String,
+    },
+    /// No app-server to ask, for now: 503.
+    #[error("The app-server is not available: {reason}")]
+    Unavailable {
+        /// What the supervisor knows.
+        reason: String,
+    },
+    /// The bridge is stopping: 503.
+    #[error("The bridge is shutting down.")]
+    Draining,
+    /// A time limit of ours passed: 504.
+    #[error("{what} took longer than {limit:?}.")]
+    Timeout {
+        /// Which limit: "The turn", "The model's silence", …
+        what: &'static str,
+        /// How long it was.
+        limit: Duration,
+    },
+    /// The answer was larger than the limit: 502.
+    #[error("The answer is larger than {limit} bytes.")]
+    AnswerTooLarge {
+        /// The limit, bytes.
+        limit: usize,
+    },
+    /// The backend failed: 502.
+    #[error("{message}")]
+    Upstream {
+        /// The backend's words.
+        message: String,
+        /// The status the app-server got, where it tells.
+        status: Option<u16>,
+        /// Our name for the failure: `upstream_error`, `stream_disconnected`, `lost_turn`, …
+        code: &'static str,
+    },
+    /// The connection to the app-server was lost under the call: 502.
+    #[error("The connection to the app-server was lost: {reason}")]
+    ConnectionLost {
+        /// Kept from the disconnect.
+        reason: String,
+    },
+    /// The turn was interrupted, by us on the way down or by somebody else: 503.
+    #[error("The turn was interrupted.")]
+    Interrupted,
+}

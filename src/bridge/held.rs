@@ -1,0 +1,248 @@
+//! Turns that wait for their tools' outputs. Each has a task that keeps its thread's events from piling up;
+//! a request that brings the outputs takes the turn over.
+//!
+//! Bounded: past `held_turns` the oldest is given up, and each after `held_ttl`. Nothing is lost by that: the
+//! conversation is rebuilt from its items. A held turn takes no slot.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::calls::{self, Answers};
+use super::continuations::Step;
+use super::threads::LiveThread;
+use super::tools::Settings;
+use crate::app_server::{ItemKind, ThreadEvent, ToolCallReply};
+use crate::config::ContinuationConfig;
+use crate::model::{Item, KeyId, ResponseId, TurnId, TurnRequest};
+
+/// How long the call of a batch whose other calls came may be on its way.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A turn with open calls. Dropped, it is interrupted.
+#[derive(Debug)]
+pub(super) struct HeldTurn {
+    /// Before the replies: a turn that is given up is interrupted first, so that it does not go on with calls
+    /// that failed.
+    pub(super) live: LiveThread,
+    pub(super) turn: TurnId,
+    /// By call id, as far as the app-server has asked.
+    pub(super) replies: Vec<(String, ToolCallReply)>,
+}
+
+/// What a turn was held after, and under which conditions it may go on.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The response that handed the calls over.
+    pub(super) id: ResponseId,
+    pub(super) key: KeyId,
+    pub(super) account: Option<String>,
+    pub(super) settings: Settings,
+    /// Everything said, the calls included.
+    pub(super) step: Arc<Step>,
+    /// Their ids.
+    pub(super) calls: Vec<String>,
+    /// The connection's.
+    pub(super) generation: u64,
+}
+
+/// A turn taken over, and what it is to be told.
+#[derive(Debug)]
+pub(super) struct Resumption {
+    pub(super) held: HeldTurn,
+    pub(super) calls: Vec<String>,
+    pub(super) answers: Answers,
+    /// Everything said before the outputs.
+    pub(super) step: Arc<Step>,
+    /// The outputs and what follows them.
+    pub(super) input: Vec<Item>,
+}
+
+/// Who asks for a held turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim<'a> {
+    pub(super) request: &'a TurnRequest,
+    pub(super) settings: &'a Settings,
+    pub(super) account: Option<&'a str>,
+    pub(super) generation: u64,
+}
+
+/// The turns that are held, oldest first: few, so that a scan is cheaper than an index.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Never held across an await.
+    entries: Mutex<VecDeque<Entry>>,
+    limit: usize,
+    ttl: Duration,
+}
+
+#[derive(Debug)]
+struct Entry {
+    batch: Batch,
+    /// Asks the keeping task for the turn; dropped, that gives it up.
+    ask: oneshot::Sender<oneshot::Sender<HeldTurn>>,
+}
+
+/// The keeping task's end of an entry.
+#[derive(Debug)]
+pub(super) struct Kept {
+    id: ResponseId,
+    asked: oneshot::Receiver<oneshot::Sender<HeldTurn>>,
+    until: Instant,
+}
+
+impl Held {
+    pub(super) fn new(config: &ContinuationConfig) -> Self {
+        Self { entries: Mutex::default(), limit: config.held_turns, ttl: config.held_ttl }
+    }
+
+    /// Makes the batch answerable; the oldest makes room. The turn itself goes to [`Held::keep`]. `None` where
+    /// no turn is held at all.
+    pub(super) fn insert(&self, batch: Batch) -> Option<Kept> {
+        if self.limit == 0 {
+            return None;
+        }
+        let (ask, asked) = oneshot::channel();
+        let kept = Kept { id: batch.id.clone(), asked, until: Instant::now() + self.ttl };
+        let mut entries = self.lock();
+        let evicted = (entries.len() >= self.limit).then(|| entries.pop_front()).flatten();
+        entries.push_back(Entry { batch, ask });
+        drop(entries);
+        if let Some(evicted) = evicted {
+            info!(response_id = %evicted.batch.id, "too many turns wait for their tools; the oldest is given up");
+        }
+        Some(kept)
+    }
+
+    /// Keeps the turn until it is asked for, its time is up, or it is of no more use.
+    pub(super) async fn keep(&self, mut kept: Kept, mut turn: HeldTurn, stop: [CancellationToken; 2]) {
+        let why = loop {
+            // Every branch is cancel-safe.
+            tokio::select! {
+                biased;
+                asked = &mut kept.asked => match asked {
+                    Ok(back) => {
+                        // Whoever asked and left has let the turn go with it.
+                        drop(back.send(turn));
+                        return;
+                    }
+                    Err(_) => break "given up",
+                },
+                () = stop[0].cancelled() => break "shutting down",
+                () = stop[1].cancelled() => break "shutting down",
+                () = tokio::time::sleep_until(kept.until) => break "its time is up",
+                event = turn.live.thread.next_event() => {
+                    if !turn.take_in(event) {
+                        break "the turn went on or ended without its outputs";
+                    }
+                }
+            }
+        };
+        info!(response_id = %kept.id, why, "a turn that waited for its tools is let go");
+        self.lock().retain(|entry| entry.batch.id != kept.id);
+    }
+
+    /// The turn that the request's outputs are for, if it can go on with them. One that cannot is given up.
+    pub(super) async fn claim(&self, claim: Claim<'_>) -> Option<Resumption> {
+        let entry = {
+            let mut entries = self.lock();
+            let at = entries.iter().rposition(|entry| entry.batch.is_meant(claim.request))?;
+            entries.remove(at)?
+        };
+        let Entry { batch, ask } = entry;
+        let Some((answers, input)) = batch.fits(claim) else {
+            info!(response_id = %batch.id, "the outputs came with something changed: the conversation is rebuilt");
+            return None;
+        };
+        let (back, given) = oneshot::channel();
+        ask.send(back).ok()?;
+        let mut held = given.await.ok()?;
+        if !held.wait_for(&batch.calls).await {
+            debug!(response_id = %batch.id, "the app-server never asked for an output");
+            return None;
+        }
+        Some(Resumption { held, calls: batch.calls, answers, step: batch.step, input })
+    }
+
+    /// Gives up what belongs to a connection that is not `generation`'s.
+    pub(super) fn sweep(&self, generation: u64) {
+        self.lock().retain(|entry| entry.batch.generation == generation);
+    }
+
+    /// Gives up every turn.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Batch {
+    /// Whether the request's outputs are for these calls: by the response it continues, else by call id.
+    fn is_meant(&self, request: &TurnRequest) -> bool {
+        self.key == request.key
+            && match &request.previous {
+                Some(previous) => *previous == self.id,
+                None => calls::first_output(&self.calls, &request.input).is_some(),
+            }
+    }
+
+    /// The answers, if nothing else has changed.
+    fn fits(&self, claim: Claim<'_>) -> Option<(Answers, Vec<Item>)> {
+        if *claim.settings != self.settings
+            || claim.account != self.account.as_deref()
+            || claim.generation != self.generation
+        {
+            return None;
+        }
+        let input = &claim.request.input;
+        let mut tail = &input[..];
+        if claim.request.previous.is_none() {
+            let (prefix, outputs) = input.split_at(calls::first_output(&self.calls, input)?);
+            if !calls::same_conversation(&self.step.transcript(), prefix) {
+                return None;
+            }
+            tail = outputs;
+        }
+        Some((Answers::read(&self.calls, tail)?, tail.to_vec()))
+    }
+}
+
+impl HeldTurn {
+    /// Takes in what comes while the turn waits; `false` if it does not wait any more.
+    fn take_in(&mut self, event: ThreadEvent) -> bool {
+        match event {
+            ThreadEvent::ToolCall { call_id, reply, .. } => self.replies.push((call_id, reply)),
+            ThreadEvent::UsageUpdated { .. }
+            | ThreadEvent::ItemCompleted { .. }
+            | ThreadEvent::ItemStarted { kind: ItemKind::Other(_), .. } => {}
+            _ => return false,
+        }
+        true
+    }
+
+    /// Waits until all `calls` are open.
+    async fn wait_for(&mut self, calls: &[String]) -> bool {
+        let all = async {
+            while !calls.iter().all(|call| self.replies.iter().any(|(id, _)| id == call)) {
+                let event = self.live.thread.next_event().await;
+                if !self.take_in(event) {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(CALL_TIMEOUT, all).await.unwrap_or(false)
+    }
+}
