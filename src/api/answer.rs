@@ -1,0 +1,147 @@
+//! A turn whose answer has to follow a rule: it is held back until it does, with one attempt to repair it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::format::Rule;
+use super::sse::Steps;
+use crate::bridge::{Bridge, BridgeError, Turn, TurnStep};
+use crate::model::{Item, Outcome, Retention, TurnEvent, TurnRequest, Usage};
+
+/// The code of an answer that would not follow its rule.
+pub(crate) const INVALID_ANSWER: &str = "invalid_structured_output";
+
+/// A running turn, or one whose answer is told once it has been found good.
+pub(crate) struct Answer(State);
+
+enum State {
+    Plain(Turn),
+    /// Held back until it has ended.
+    Checked(BoxFuture<'static, Result<Outcome, BridgeError>>),
+    /// What is left to tell of a good one.
+    Told(VecDeque<TurnStep>),
+}
+
+/// Starts a turn. Gives the catalogue id of its model too.
+pub(crate) async fn start(
+    bridge: &Bridge,
+    mut request: TurnRequest,
+    rule: Option<Arc<Rule>>,
+) -> Result<(Answer, String), BridgeError> {
+    let Some(rule) = rule else {
+        let turn = bridge.run(request).await?;
+        let model = turn.model().to_owned();
+        return Ok((Answer(State::Plain(turn)), model));
+    };
+    // With the instructions and not with the input: it is for this call alone, and a continuation's
+    // transcript does not have it.
+    let said = request.instructions.take().map(|said| said + "\n\n").unwrap_or_default();
+    request.instructions = Some(said + &rule.instruction);
+    let turn = bridge.run(request.clone()).await?;
+    let model = turn.model().to_owned();
+    let checked = checked(bridge.clone(), request, rule, turn).boxed();
+    Ok((Answer(State::Checked(checked)), model))
+}
+
+impl Answer {
+    /// Waits for the end.
+    pub(crate) async fn outcome(self) -> Result<Outcome, BridgeError> {
+        match self.0 {
+            State::Plain(turn) => turn.outcome().await,
+            State::Checked(checked) => checked.await,
+            State::Told(steps) => steps.into_iter().find_map(end_of).unwrap_or(Err(BridgeError::Interrupted)),
+        }
+    }
+}
+
+impl Steps for Answer {
+    /// Cancel-safe: what is waited for goes on where it was.
+    async fn next(&mut self) -> TurnStep {
+        loop {
+            match &mut self.0 {
+                State::Plain(turn) => return turn.next().await,
+                State::Checked(checked) => {
+                    let result = checked.await;
+                    let items = result.iter().flat_map(|outcome| outcome.output.iter().cloned());
+                    let mut steps: VecDeque<TurnStep> =
+                        items.map(TurnEvent::ItemDone).map(TurnStep::Event).collect();
+                    steps.push_back(TurnStep::Finished(result));
+                    self.0 = State::Told(steps);
+                }
+                State::Told(steps) => match steps.pop_front() {
+                    Some(step) => return step,
+                    None => std::future::pending().await,
+                },
+            }
+        }
+    }
+}
+
+fn end_of(step: TurnStep) -> Option<Result<Outcome, BridgeError>> {
+    match step {
+        TurnStep::Finished(result) => Some(result),
+        TurnStep::Event(_) => None,
+    }
+}
+
+async fn checked(
+    bridge: Bridge,
+    request: TurnRequest,
+    rule: Arc<Rule>,
+    turn: Turn,
+) -> Result<Outcome, BridgeError> {
+    let first = turn.outcome().await?;
+    let Some(complaint) = complaint(&rule, &first) else { return Ok(first) };
+    tracing::info!(response_id = %request.response_id, "the answer has not the form that was asked for; asking again");
+    let mut second = bridge.run(repair(request, &first, &complaint)).await?.outcome().await?;
+    second.usage = sum(first.usage, second.usage);
+    if self::complaint(&rule, &second).is_none() {
+        return Ok(second);
+    }
+    Err(BridgeError::Upstream {
+        message:
+            "The model's answer does not have the form that was asked for, and a repair attempt did not \
+                  help."
+                .into(),
+        status: None,
+        code: INVALID_ANSWER,
+    })
+}
+
+/// An answer that was cut has no form; its reader is told that it was cut.
+fn complaint(rule: &Rule, outcome: &Outcome) -> Option<String> {
+    if outcome.incomplete.is_some() { None } else { rule.complaint(&outcome.output) }
+}
+
+/// The call again, with the answer and what is wrong with it. Where the answer is kept, the conversation goes
+/// on from it, and the response's id comes to mean the repaired one.
+fn repair(mut request: TurnRequest, outcome: &Outcome, complaint: &str) -> TurnRequest {
+    let complaint = Item::input_text(
+        "developer",
+        &format!("Your last answer does not have the form that was asked for.\n{complaint}\nAnswer again."),
+    );
+    if request.retention == Retention::Nothing {
+        request.input.extend(outcome.output.iter().cloned());
+        request.input.push(complaint);
+    } else {
+        request.previous = Some(request.response_id.clone());
+        request.input = vec![complaint];
+    }
+    request
+}
+
+/// Both attempts were made for this one answer.
+fn sum(first: Option<Usage>, second: Option<Usage>) -> Option<Usage> {
+    let (first, second) = (first?, second?);
+    Some(Usage {
+        input_tokens: first.input_tokens + second.input_tokens,
+        cached_input_tokens: first.cached_input_tokens + second.cached_input_tokens,
+        cache_write_input_tokens: first.cache_write_input_tokens + second.cache_write_input_tokens,
+        output_tokens: first.output_tokens + second.output_tokens,
+        reasoning_tokens: first.reasoning_tokens + second.reasoning_tokens,
+        total_tokens: first.total_tokens + second.total_tokens,
+    })
+}

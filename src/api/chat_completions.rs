@@ -1,0 +1,144 @@
+//! `POST /v1/chat/completions`: a pure translation to items and back.
+
+mod decode;
+mod fields;
+mod messages;
+mod stream;
+mod usage;
+mod whole;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures_util::future::try_join_all;
+
+use self::decode::{Decoded, Settings};
+#[cfg(test)]
+pub(super) use self::fields::FIELDS;
+use self::stream::{Chunks, Start};
+use self::whole::Completion;
+use super::edge::Edge;
+use super::error::ApiError;
+use super::extract::JsonBody;
+use super::items::check_images;
+use super::observe::Call;
+use super::tools::check_web_search;
+use super::{answer, effort, sse};
+use crate::bridge::BridgeError;
+use crate::model::{Item, ResponseId, Retention, TurnRequest};
+
+/// Answers with a completion, or its chunks.
+pub(crate) async fn create(
+    State(edge): State<Edge>,
+    call: Call,
+    JsonBody(body): JsonBody,
+) -> Result<Response, ApiError> {
+    let Decoded { messages, settings, n, stream, ignored } = decode::decode(body, edge.requests)?;
+    let (model, asked) = (settings.model.as_deref(), settings.effort.as_deref());
+    effort::check(&edge.bridge, model, asked, "reasoning_effort").await?;
+    check_web_search(&edge.bridge, model, &settings.tools, "web_search_options").await?;
+    let first_image = messages.first_image();
+    let input = messages.finish(&edge.images).await?;
+    check_images(&edge.bridge, model, first_image).await?;
+    let plan = Plan::new(call, input, settings, n);
+    let mut response = if stream { streamed(&edge, &plan).await? } else { whole(&edge, &plan).await? };
+    ignored.report(&mut response);
+    Ok(response)
+}
+
+/// Every choice is a turn of its own. The first failure ends the others: their futures are dropped.
+async fn whole(edge: &Edge, plan: &Plan) -> Result<Response, ApiError> {
+    let turns = std::iter::once(&plan.first).chain(&plan.others).map(|id| {
+        let request = plan.turn(id);
+        let rule = plan.settings.format.rule.clone();
+        async move { answer::start(&edge.bridge, request, rule).await?.0.outcome().await }
+    });
+    let outcomes = try_join_all(turns).await.map_err(translate)?;
+    Ok(Json(Completion::new(plan, &outcomes)).into_response())
+}
+
+/// The first choice is admitted before the head is sent, so that a full house is a status code; the others
+/// start as the stream is read, so that one request never holds slots while it waits for more.
+async fn streamed(edge: &Edge, plan: &Plan) -> Result<Response, ApiError> {
+    let rule = &plan.settings.format.rule;
+    let (first, model) =
+        answer::start(&edge.bridge, plan.turn(&plan.first), rule.clone()).await.map_err(translate)?;
+    let chunks = Chunks::new(plan, &model);
+    let later = plan.others.iter().map(|id| {
+        let (bridge, request, rule) = (edge.bridge.clone(), plan.turn(id), rule.clone());
+        Start::later(async move { Ok(answer::start(&bridge, request, rule).await?.0) })
+    });
+    let turns = std::iter::once(Start::running(first)).chain(later).collect();
+    sse::respond(turns, chunks, &edge.stream).await.map_err(in_our_words)
+}
+
+/// What is asked of the engine, and what all choices of one completion share.
+struct Plan {
+    call: Call,
+    id: String,
+    /// Unix seconds.
+    created: u64,
+    /// The first choice's.
+    first: ResponseId,
+    /// The other choices'.
+    others: Vec<ResponseId>,
+    input: Vec<Item>,
+    settings: Settings,
+}
+
+impl Plan {
+    fn new(call: Call, input: Vec<Item>, settings: Settings, n: usize) -> Self {
+        let first = ResponseId::generate();
+        call.note_response(&first);
+        let id = format!("chatcmpl-{}", first.as_str().trim_start_matches("resp_"));
+        let others = (1..n).map(|_| ResponseId::generate()).collect();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Self { call, id, created: now.unwrap_or_default().as_secs(), first, others, input, settings }
+    }
+
+    fn turn(&self, id: &ResponseId) -> TurnRequest {
+        let settings = &self.settings;
+        TurnRequest {
+            response_id: id.clone(),
+            request_id: self.call.request_id.clone(),
+            key: self.call.key(),
+            model: settings.model.clone(),
+            instructions: None,
+            input: self.input.clone(),
+            previous: None,
+            effort: settings.effort.clone(),
+            summary: settings.summary.clone(),
+            verbosity: settings.verbosity.map(str::to_owned),
+            service_tier: settings.service_tier.map(str::to_owned),
+            output_schema: settings.format.output_schema.clone(),
+            tools: settings.tools.functions.clone(),
+            tool_choice: settings.tools.choice.clone(),
+            parallel_tool_calls: settings.tools.parallel,
+            web_search: settings.tools.web_search,
+            max_output_tokens: settings.max_tokens,
+            stop: settings.stop.clone(),
+            retention: Retention::Nothing,
+            client_metadata: settings.metadata.clone(),
+        }
+    }
+}
+
+fn translate(error: BridgeError) -> ApiError {
+    in_our_words(error.into())
+}
+
+/// The engine names fields as the Responses API does.
+fn in_our_words(mut error: ApiError) -> ApiError {
+    let ours = |param: &str| match param {
+        "reasoning.effort" => "reasoning_effort".to_owned(),
+        "text.verbosity" => "verbosity".to_owned(),
+        "text" | "text.format" | "text.format.schema" => "response_format".to_owned(),
+        _ if param == "input" || param.starts_with("input[") => "messages".to_owned(),
+        other => other.to_owned(),
+    };
+    error.param = error.param.as_deref().map(ours);
+    error
+}
+
+#[cfg(test)]
+mod tests;

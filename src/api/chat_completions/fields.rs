@@ -1,0 +1,68 @@
+//! Every field of a request to `/v1/chat/completions` and what becomes of it.
+
+use crate::api::fields::{Check, Field, Neutral};
+
+/// In the order of the official reference; a nested field after the one that holds it.
+pub(crate) const FIELDS: &[Field] = &[
+    Field::honoured("messages").note("text, images, tool calls and outputs; no files, no audio"),
+    Field::ignored("messages[].name", Check::Text, Neutral::None),
+    Field::ignored(
+        "messages[].content[].image_url.detail",
+        Check::Text,
+        Neutral::Words(&["auto", "original"]),
+    ),
+    Field::honoured("model"),
+    Field::honoured("stream"),
+    Field::honoured("stream_options"),
+    Field::honoured("stream_options.include_usage"),
+    // Nothing is ever padded: only asking for it has no effect.
+    Field::ignored("stream_options.include_obfuscation", Check::Flag, Neutral::Flag(false)),
+    Field::emulated("n").note("as many turns; the prompt is counted once"),
+    Field::honoured("reasoning_effort").note("one of the model's own; others are a 400 that names them"),
+    Field::honoured("reasoning")
+        .note("not official: `effort`, `summary`; a summary comes as `reasoning_content`"),
+    Field::honoured("verbosity"),
+    Field::honoured("service_tier").note("`scale` is ignored"),
+    Field::honoured("response_format"),
+    Field::honoured("response_format.type")
+        .note("`json_object` is emulated: an instruction, the answer checked, one repair"),
+    Field::honoured("response_format.json_schema"),
+    Field::honoured("response_format.json_schema.name"),
+    Field::honoured("response_format.json_schema.schema"),
+    Field::honoured("response_format.json_schema.description")
+        .note("reaches the model without `strict` only"),
+    Field::honoured("response_format.json_schema.strict").note(
+        "`true`: a schema that strict mode refuses is a 400; else such a schema is emulated as `json_object`",
+    ),
+    Field::honoured("metadata"),
+    Field::honoured("modalities").note("`text`"),
+    Field::emulated("max_completion_tokens").note("counts the answer's text; past it the answer is cut"),
+    Field::emulated("max_tokens").note("the older name"),
+    Field::emulated("stop").note("up to four; never part of the answer"),
+    Field::honoured("tools").note("functions; others are a 400 `unsupported_tool`"),
+    Field::emulated("tool_choice"),
+    Field::emulated("parallel_tool_calls")
+        .note("upstream it is the model's own; `false` keeps the first call"),
+    Field::honoured("functions").note("deprecated; answered by `function_call`"),
+    Field::emulated("function_call").note("deprecated"),
+    Field::honoured("web_search_options").note("turns web search on"),
+    Field::ignored("web_search_options.user_location", Check::Object, Neutral::None),
+    Field::ignored("web_search_options.search_context_size", Check::Text, Neutral::Words(&["medium"])),
+    Field::ignored("store", Check::Flag, Neutral::Flag(false)),
+    Field::ignored("temperature", Check::Number(0.0, 2.0), Neutral::Number(1.0)),
+    Field::ignored("top_p", Check::Number(0.0, 1.0), Neutral::Number(1.0)),
+    Field::ignored("presence_penalty", Check::Number(-2.0, 2.0), Neutral::Number(0.0)),
+    Field::ignored("frequency_penalty", Check::Number(-2.0, 2.0), Neutral::Number(0.0)),
+    Field::ignored("logit_bias", Check::Object, Neutral::Empty),
+    Field::ignored("seed", Check::Integer(i64::MIN, i64::MAX), Neutral::None),
+    Field::ignored("prediction", Check::Object, Neutral::None),
+    Field::ignored("prompt_cache_key", Check::Text, Neutral::None),
+    Field::ignored("prompt_cache_retention", Check::Text, Neutral::None),
+    Field::ignored("prompt_cache_options", Check::Object, Neutral::Empty),
+    Field::ignored("safety_identifier", Check::TextUpTo(64), Neutral::None),
+    Field::ignored("user", Check::Text, Neutral::None),
+    Field::refused("logprobs", Check::Flag, Neutral::Flag(false)),
+    Field::refused("top_logprobs", Check::Integer(0, 20), Neutral::Number(0.0)),
+    Field::refused("audio", Check::Object, Neutral::None),
+    Field::refused("moderation", Check::Object, Neutral::None),
+];

@@ -1,0 +1,161 @@
+use std::time::SystemTime;
+
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::bridge::BridgeError;
+
+async fn answered(error: impl Into<ApiError>) -> (u16, Option<String>, Value) {
+    let response = error.into().into_response();
+    let retry = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap().to_owned());
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, retry, serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test]
+async fn an_error_has_the_official_shape_with_every_member() {
+    let (status, retry, body) = answered(ApiError::invalid("model", "No.")).await;
+    assert_eq!((status, retry), (400, None));
+    let expected = json!({"message": "No.", "type": "invalid_request_error", "param": "model", "code": null});
+    assert_eq!(body, json!({ "error": expected }));
+}
+
+#[tokio::test]
+async fn every_failure_of_the_engine_has_its_status_and_code() {
+    let text = || "words".to_owned();
+    let table = [
+        (BridgeError::ModelNotFound { model: text() }, 404, "model_not_found", "invalid_prompt"),
+        (BridgeError::PreviousNotFound { id: text() }, 400, "previous_response_not_found", "invalid_prompt"),
+        (BridgeError::AccountMismatch { id: text() }, 400, "continuation_account_mismatch", "invalid_prompt"),
+        (
+            BridgeError::ContextLengthExceeded { message: text() },
+            400,
+            "context_length_exceeded",
+            "invalid_prompt",
+        ),
+        (BridgeError::LoginRequired { message: text() }, 401, "login_required", "server_error"),
+        (
+            BridgeError::Busy { retry_after: Duration::ZERO },
+            429,
+            "rate_limit_exceeded",
+            "rate_limit_exceeded",
+        ),
+        (
+            BridgeError::UsageLimit { message: text(), resets_at: None },
+            429,
+            "usage_limit_reached",
+            "rate_limit_exceeded",
+        ),
+        (
+            BridgeError::RateLimited { message: text(), retry_after: None },
+            429,
+            "rate_limit_exceeded",
+            "rate_limit_exceeded",
+        ),
+        (BridgeError::Overloaded { message: text() }, 503, "server_overloaded", "server_error"),
+        (BridgeError::Unavailable { reason: text() }, 503, "app_server_unavailable", "server_error"),
+        (BridgeError::Draining, 503, "shutting_down", "server_error"),
+        (BridgeError::Interrupted, 503, "interrupted", "server_error"),
+        (
+            BridgeError::Timeout { what: "The turn", limit: Duration::from_secs(1) },
+            504,
+            "timeout",
+            "server_error",
+        ),
+        (BridgeError::AnswerTooLarge { limit: 1 }, 502, "answer_too_large", "server_error"),
+        (
+            BridgeError::Upstream { message: text(), status: Some(500), code: "upstream_error" },
+            502,
+            "upstream_error",
+            "server_error",
+        ),
+        (BridgeError::ConnectionLost { reason: text() }, 502, "app_server_connection_lost", "server_error"),
+    ];
+    for (error, status, code, response_code) in table {
+        assert_eq!(ApiError::from(error.clone()).response_code(), response_code, "{error:?}");
+        let (got, _, body) = answered(error).await;
+        assert_eq!((got, body["error"]["code"].as_str()), (status, Some(code)));
+    }
+}
+
+#[tokio::test]
+async fn an_invalid_request_keeps_its_own_param_and_code() {
+    let error =
+        BridgeError::InvalidRequest { message: "No.".into(), param: Some("input".into()), code: None };
+    let (status, _, body) = answered(error).await;
+    assert_eq!(
+        (status, &body["error"]["param"], &body["error"]["code"]),
+        (400, &json!("input"), &Value::Null)
+    );
+}
+
+#[tokio::test]
+async fn retry_after_is_whole_seconds_rounded_up() {
+    for (wait, expected) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (59_999, "60")] {
+        let busy = BridgeError::Busy { retry_after: Duration::from_millis(wait) };
+        assert_eq!(answered(busy).await.1.as_deref(), Some(expected), "{wait} ms");
+    }
+}
+
+#[tokio::test]
+async fn a_used_up_window_says_when_and_that_a_retry_is_no_use() {
+    let resets_at = Some(SystemTime::now() + Duration::from_secs(3600));
+    let error = ApiError::from(BridgeError::UsageLimit { message: "Used up.".into(), resets_at });
+    let headers = error.into_response().headers().clone();
+    let wait: u64 = headers[RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    assert!((3590..=3600).contains(&wait), "{wait}");
+    assert_eq!(headers["x-should-retry"], "false");
+
+    let past = Some(SystemTime::UNIX_EPOCH);
+    let error = BridgeError::UsageLimit { message: "Used up.".into(), resets_at: past };
+    assert_eq!(answered(error).await.1.as_deref(), Some("1"));
+}
+
+/// The codes between the quotes that follow each `before` of the source.
+fn codes_after<'a>(source: &'a str, before: &str) -> Vec<&'a str> {
+    let rests = source.split(before).skip(1);
+    let codes = rests.filter_map(|rest| rest.split('"').next());
+    codes
+        .filter(|code| !code.is_empty() && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+        .collect()
+}
+
+fn source(folder: &std::path::Path, all: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("tests") {
+            source(&path, all);
+        } else if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            all.push_str(text.split("#[cfg(test)]\nmod tests {").next().unwrap());
+        }
+    }
+}
+
+/// Codes that are made elsewhere than in a constructor's call are looked for as they stand.
+#[test]
+fn the_readme_lists_every_code_and_no_other() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = String::new();
+    for layer in ["src/api", "src/bridge"] {
+        source(&root.join(layer), &mut text);
+    }
+    let readme = include_str!("../../../README.md");
+    let (_, section) = readme.split_once("\n## Errors\n").unwrap();
+    let rows = section.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| "));
+    let cells: Vec<&str> = rows.skip(2).filter_map(|row| row.split('|').nth(2)).collect();
+    let listed: Vec<&str> = cells.iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(listed.len() > 30, "{listed:?}");
+    let mut given: Vec<&str> = Vec::new();
+    for before in ["with_code(\"", "code: \"", "code: Some(\"", "StatusCode::BAD_GATEWAY, \""] {
+        given.extend(codes_after(&text, before));
+    }
+    for code in given {
+        assert!(listed.contains(&code), "{code} is not in the README's table");
+    }
+    for code in listed {
+        assert!(text.contains(&format!("\"{code}\"")), "nothing gives {code}");
+    }
+}

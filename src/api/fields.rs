@@ -1,0 +1,165 @@
+//! What becomes of each request field: the machinery behind the tables of both APIs. The tables drive the
+//! decoders, the README and the test against the official request schemas.
+
+#[cfg(test)]
+mod tests;
+
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::ignored::Ignored;
+use super::read::{self, Fields, wrong_type};
+
+/// One field of a request, by its path: `temperature`, `reasoning.context`.
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub(crate) name: &'static str,
+    pub(crate) policy: Policy,
+    /// For the README: what holds beyond the policy.
+    note: &'static str,
+    check: Check,
+    neutral: Neutral,
+}
+
+/// What becomes of a field that asks for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    /// Reaches the model or shapes the answer; read by the API's decoder.
+    Honoured,
+    /// Done by the bridge itself; read by the API's decoder.
+    Emulated,
+    /// No effect; named in the response's head.
+    Ignored,
+    /// 400: without it the answer would mean something else.
+    Refused,
+}
+
+/// Checked whatever the policy: a mistake is a mistake even in a field without effect.
+#[derive(Debug)]
+pub(crate) enum Check {
+    /// Where it is read, or not at all.
+    Elsewhere,
+    Flag,
+    Text,
+    /// A string of at most so many characters.
+    TextUpTo(usize),
+    Object,
+    Array,
+    Integer(i64, i64),
+    Number(f64, f64),
+    Word(&'static [&'static str]),
+}
+
+/// The value that asks for nothing, beside null.
+#[derive(Debug)]
+pub(crate) enum Neutral {
+    None,
+    Flag(bool),
+    Number(f64),
+    /// `[]` or `{}`.
+    Empty,
+    Words(&'static [&'static str]),
+}
+
+/// Applies the table's policy to a field that the decoder did not read. Unknown ones are ignored and named.
+pub(crate) fn apply(
+    table: &[Field],
+    name: &str,
+    value: &Value,
+    ignored: &mut Ignored,
+) -> Result<(), ApiError> {
+    if value.is_null() {
+        return Ok(());
+    }
+    let Some(field) = table.iter().find(|field| field.name == name) else {
+        ignored.add(name);
+        return Ok(());
+    };
+    field.check(value)?;
+    if field.neutral.is(value) {
+        return Ok(());
+    }
+    match field.policy {
+        Policy::Honoured | Policy::Emulated => Ok(()),
+        Policy::Ignored => {
+            ignored.add(name);
+            Ok(())
+        }
+        Policy::Refused => {
+            let message = format!("Unsupported parameter: '{name}' is not supported by this endpoint.");
+            Err(ApiError::unsupported(name, message))
+        }
+    }
+}
+
+/// Applies the table to whatever has not been read of `from`.
+pub(crate) fn apply_rest(table: &[Field], from: Fields, ignored: &mut Ignored) -> Result<(), ApiError> {
+    let path = from.path().to_owned();
+    for (name, value) in from.rest() {
+        let name = if path.is_empty() { name } else { format!("{path}.{name}") };
+        apply(table, &name, &value, ignored)?;
+    }
+    Ok(())
+}
+
+impl Field {
+    pub(crate) const fn honoured(name: &'static str) -> Self {
+        Self { name, policy: Policy::Honoured, note: "", check: Check::Elsewhere, neutral: Neutral::None }
+    }
+
+    pub(crate) const fn emulated(name: &'static str) -> Self {
+        Self { name, policy: Policy::Emulated, note: "", check: Check::Elsewhere, neutral: Neutral::None }
+    }
+
+    pub(crate) const fn ignored(name: &'static str, check: Check, neutral: Neutral) -> Self {
+        Self { name, policy: Policy::Ignored, note: "", check, neutral }
+    }
+
+    pub(crate) const fn refused(name: &'static str, check: Check, neutral: Neutral) -> Self {
+        Self { name, policy: Policy::Refused, note: "", check, neutral }
+    }
+
+    pub(crate) const fn note(mut self, note: &'static str) -> Self {
+        self.note = note;
+        self
+    }
+
+    fn check(&self, value: &Value) -> Result<(), ApiError> {
+        let name = self.name;
+        let (fits, expected) = match self.check {
+            Check::Elsewhere => return Ok(()),
+            Check::Integer(min, max) => return read::integer(name, value, min, max).map(drop),
+            Check::Number(min, max) => return read::decimal(name, value, min, max).map(drop),
+            Check::TextUpTo(max) if value.as_str().is_some_and(|text| text.chars().count() > max) => {
+                let message = format!("Invalid '{name}': expected a string of at most {max} characters.");
+                return Err(ApiError::invalid(name, message).with_code("string_above_max_length"));
+            }
+            Check::Word(words) => match value.as_str() {
+                Some(word) if !words.contains(&word) => return Err(read::not_one_of(name, words)),
+                word => (word.is_some(), "a string"),
+            },
+            Check::Flag => (value.is_boolean(), "a boolean"),
+            Check::Text | Check::TextUpTo(_) => (value.is_string(), "a string"),
+            Check::Object => (value.is_object(), "an object"),
+            Check::Array => (value.is_array(), "an array"),
+        };
+        if fits { Ok(()) } else { Err(wrong_type(name, expected, value)) }
+    }
+}
+
+impl Neutral {
+    fn is(&self, value: &Value) -> bool {
+        match self {
+            Self::None => false,
+            Self::Flag(flag) => value.as_bool() == Some(*flag),
+            // Exactly the default, as the client wrote it.
+            Self::Number(number) => value.as_f64().is_some_and(|given| given.total_cmp(number).is_eq()),
+            Self::Empty => match value {
+                Value::Array(values) => values.is_empty(),
+                Value::Object(fields) => fields.is_empty(),
+                _ => false,
+            },
+            Self::Words(words) => value.as_str().is_some_and(|given| words.contains(&given)),
+        }
+    }
+}

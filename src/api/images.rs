@@ -1,0 +1,155 @@
+//! Images on their way in: every one is checked to be an image and travels as a `data:` URL, because the
+//! app-server takes no other and replaces what it cannot read by a sentence.
+
+mod address;
+mod check;
+mod fetch;
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
+
+use self::fetch::Fetcher;
+use super::error::ApiError;
+use crate::config::ImagesConfig;
+use crate::tasks::Tasks;
+
+/// Images of one request in work at once.
+const CONCURRENT: usize = 4;
+/// Images of all requests in work at once; the others wait. With the size limit this bounds their memory.
+const IN_WORK: usize = 8;
+/// All images of one request, bytes: what one message to the app-server can carry as base64.
+const MAX_TOTAL_BYTES: usize = 34 * 1024 * 1024;
+
+/// Checks and inlines images. Cheap to clone; all clones share one client and one bound.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageFetcher(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    fetcher: Fetcher,
+    /// Of one image.
+    max_bytes: usize,
+    /// Of one request's images together.
+    max_total: usize,
+    in_work: Semaphore,
+    tasks: Tasks,
+}
+
+/// An image as the client gave it. Its address may hold secrets and is never shown.
+pub(crate) struct ImageSource {
+    /// How errors name it.
+    pub(crate) param: String,
+    /// `data:`, `https:`.
+    pub(crate) url: String,
+}
+
+impl ImageFetcher {
+    /// Fails if there is no TLS to fetch with.
+    pub(crate) fn new(config: ImagesConfig, tasks: Tasks) -> Result<Self, reqwest::Error> {
+        Self::with_total(config, tasks, MAX_TOTAL_BYTES)
+    }
+
+    fn with_total(config: ImagesConfig, tasks: Tasks, max_total: usize) -> Result<Self, reqwest::Error> {
+        let max_bytes = config.max_bytes;
+        let fetcher = Fetcher::new(config)?;
+        let in_work = Semaphore::new(IN_WORK);
+        Ok(Self(Arc::new(Inner { fetcher, max_bytes, max_total, in_work, tasks })))
+    }
+
+    /// The images as `data:` URLs, in order.
+    pub(crate) async fn inline(&self, images: Vec<ImageSource>) -> Result<Vec<String>, ApiError> {
+        let inline = |image| async move { self.0.inline(image).await };
+        let inlined = stream::iter(images).map(inline).buffered(CONCURRENT);
+        let collect = |(mut urls, total): (Vec<String>, usize), (param, url): (String, String)| async move {
+            let total = total + url.len();
+            if total / 4 * 3 > self.0.max_total {
+                return Err(Fault::TotalTooLarge(self.0.max_total).at(&param));
+            }
+            urls.push(url);
+            Ok((urls, total))
+        };
+        inlined.try_fold((Vec::new(), 0), collect).await.map(|(urls, _)| urls)
+    }
+}
+
+impl Inner {
+    async fn inline(&self, ImageSource { param, url }: ImageSource) -> Result<(String, String), ApiError> {
+        let _permit = self.in_work.acquire().await.map_err(|_| unprocessable(&param))?;
+        let scheme = url.split(':').next().unwrap_or_default();
+        let url = if scheme.eq_ignore_ascii_case("data") {
+            let max_bytes = self.max_bytes;
+            self.checked(&param, move || check::data_url(url, max_bytes)).await?
+        } else {
+            let bytes = self.fetcher.fetch(&url).await.map_err(|fault| fault.at(&param))?;
+            let encode = move || {
+                let kind = check::image(&bytes)?;
+                Ok(format!("data:{kind};base64,{}", STANDARD.encode(&bytes)))
+            };
+            self.checked(&param, encode).await?
+        };
+        Ok((param, url))
+    }
+
+    /// Decoding takes processor time: off the async threads.
+    async fn checked<F>(&self, param: &str, work: F) -> Result<String, ApiError>
+    where
+        F: FnOnce() -> Result<String, Fault> + Send + 'static,
+    {
+        let checked = self.tasks.blocking(work).await.ok_or_else(|| unprocessable(param))?;
+        checked.map_err(|fault| fault.at(param))
+    }
+}
+
+/// Why an image cannot be used. Codes are those of the official `response.error`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Fault {
+    #[error("The image address must be a `data:` URL with base64 data or an `https:` URL.")]
+    Url,
+    #[error("Images by `https:` address are switched off here (`images.fetch`): send a `data:` URL.")]
+    FetchOff,
+    #[error("The image's address is not one that images may be fetched from.")]
+    Forbidden,
+    #[error("The image could not be downloaded: {0}.")]
+    Download(String),
+    #[error("The image data is not valid base64.")]
+    Base64,
+    #[error("The image is empty.")]
+    Empty,
+    #[error("The image is larger than {0} bytes.")]
+    TooLarge(usize),
+    #[error("The request's images together are larger than {0} bytes.")]
+    TotalTooLarge(usize),
+    #[error("The data is not an image of a supported type: PNG, JPEG, WebP or GIF.")]
+    NotAnImage,
+    #[error("The image is damaged, or too large when unpacked, and could not be read.")]
+    Damaged,
+}
+
+impl Fault {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Url | Self::FetchOff | Self::Forbidden => "invalid_image_url",
+            Self::Download(_) => "failed_to_download_image",
+            Self::Base64 => "invalid_base64_image",
+            Self::Empty => "empty_image_file",
+            Self::TooLarge(_) | Self::TotalTooLarge(_) => "image_file_too_large",
+            Self::NotAnImage => "unsupported_image_media_type",
+            Self::Damaged => "image_parse_error",
+        }
+    }
+
+    fn at(&self, param: &str) -> ApiError {
+        ApiError::invalid(param, self.to_string()).with_code(self.code())
+    }
+}
+
+fn unprocessable(param: &str) -> ApiError {
+    Fault::Damaged.at(param)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,170 @@
+//! The request's body becomes a turn request's parts, and what its answer repeats of it.
+
+use serde_json::{Map, Value};
+
+use super::fields::FIELDS;
+use super::input;
+use super::wire::{Echo, ReasoningEcho, TextEcho};
+use crate::api::error::ApiError;
+use crate::api::fields::apply_rest;
+use crate::api::format::{Format, Nesting};
+use crate::api::ignored::Ignored;
+use crate::api::items::{Draft, Unpaired};
+use crate::api::read::{self, Fields, not_one_of, wrong_type};
+use crate::api::tools::{Dialect, Tools};
+use crate::config::RequestsConfig;
+use crate::model::{ResponseId, Retention};
+
+/// Least `max_output_tokens`, as the official bound.
+const LEAST_TOKENS: i64 = 16;
+
+const TIERS: &[&str] = &["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"];
+const SUMMARIES: &[&str] = &["auto", "concise", "detailed"];
+const VERBOSITIES: &[&str] = &["low", "medium", "high"];
+const INCLUDES: &[&str] = &[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    ENCRYPTED_REASONING,
+    LOGPROBS,
+];
+const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
+const LOGPROBS: &str = "message.output_text.logprobs";
+
+/// A request, read and checked; images are still where the client left them.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) model: Option<String>,
+    pub(crate) input: Draft,
+    pub(crate) previous: Option<ResponseId>,
+    /// For the backend; `None` for its default.
+    pub(crate) service_tier: Option<String>,
+    pub(crate) format: Format,
+    pub(crate) tools: Tools,
+    pub(crate) retention: Retention,
+    pub(crate) stream: bool,
+    /// What the answer repeats; its own copy is the one the turn request is made from.
+    pub(crate) echo: Echo,
+    pub(crate) ignored: Ignored,
+}
+
+/// Reads a request's body. Fields that only have a policy are left to the table.
+pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result<Decoded, ApiError> {
+    let mut body = Fields::new("", body);
+    let mut ignored = Ignored::default();
+
+    let model = body.string("model")?.filter(|model| !model.is_empty());
+    let previous = body.string("previous_response_id")?.map(ResponseId::new);
+    let input = take_input(&mut body, previous.is_some())?;
+    let stream = body.boolean("stream")?.unwrap_or(false);
+    if let Some(options) = body.object("stream_options")? {
+        apply_rest(FIELDS, options, &mut ignored)?;
+    }
+    let store = body.boolean("store")?.unwrap_or(true);
+    let (format, text) = take_text(&mut body, &mut ignored)?;
+    let tools = Tools::read(&mut body, Dialect::Responses, config.unknown_tools, &mut ignored)?;
+    let max_output_tokens = read::token_limit(&mut body, "max_output_tokens", LEAST_TOKENS)?;
+    let tier = body.one_of("service_tier", TIERS)?;
+    let echo = Echo {
+        instructions: body.string("instructions")?,
+        metadata: read::metadata(&mut body)?,
+        previous_response_id: previous.as_ref().map(ToString::to_string),
+        reasoning: take_reasoning(&mut body, &mut ignored)?,
+        text,
+        service_tier: tier.filter(|tier| *tier != "auto").unwrap_or("default"),
+        store,
+        encrypted_reasoning: take_include(&mut body)?,
+        max_output_tokens,
+        tools: tools.echo.clone(),
+        tool_choice: tools.choice_echo.clone(),
+        parallel_tool_calls: tools.parallel,
+        user: body.peek("user").map(str::to_owned),
+        safety_identifier: body.peek("safety_identifier").map(str::to_owned),
+        prompt_cache_key: body.peek("prompt_cache_key").map(str::to_owned),
+    };
+    apply_rest(FIELDS, body, &mut ignored)?;
+    ignored.refuse_if(config.strict_params)?;
+    Ok(Decoded {
+        model,
+        input,
+        previous,
+        service_tier: tier.filter(|tier| !matches!(*tier, "auto" | "default")).map(str::to_owned),
+        format,
+        tools,
+        retention: if store { Retention::Stored } else { Retention::Continuable },
+        stream,
+        echo,
+        ignored,
+    })
+}
+
+fn take_input(body: &mut Fields, history: bool) -> Result<Draft, ApiError> {
+    let mut draft = Draft::default();
+    if let Some(input) = body.take("input") {
+        input::decode(input, &mut draft)?;
+    } else if !history {
+        let message = "One of 'input' or 'previous_response_id' must be provided.";
+        return Err(ApiError::invalid("input", message).with_code("missing_required_parameter"));
+    }
+    if draft.is_empty() && !history {
+        let message = "Invalid 'input': empty array. Expected at least one item.";
+        return Err(ApiError::invalid("input", message).with_code("empty_array"));
+    }
+    match draft.unpaired(history) {
+        None => Ok(draft),
+        Some(Unpaired::Call { index, call_id }) => Err(ApiError::invalid(
+            format!("input[{index}]"),
+            format!("No tool output found for function call {call_id}."),
+        )),
+        Some(Unpaired::Output { index, call_id }) => Err(ApiError::invalid(
+            format!("input[{index}]"),
+            format!("No tool call found for function call output with call_id {call_id}."),
+        )),
+    }
+}
+
+fn take_reasoning(body: &mut Fields, ignored: &mut Ignored) -> Result<ReasoningEcho, ApiError> {
+    let Some(mut reasoning) = body.object("reasoning")? else { return Ok(ReasoningEcho::default()) };
+    let effort = reasoning.string("effort")?;
+    let summary = reasoning.one_of("summary", SUMMARIES)?;
+    let older = reasoning.one_of("generate_summary", SUMMARIES)?;
+    apply_rest(FIELDS, reasoning, ignored)?;
+    Ok(ReasoningEcho { effort, summary: summary.or(older) })
+}
+
+fn take_text(body: &mut Fields, ignored: &mut Ignored) -> Result<(Format, TextEcho), ApiError> {
+    let Some(mut text) = body.object("text")? else { return Ok((Format::default(), TextEcho::default())) };
+    let verbosity = text.one_of("verbosity", VERBOSITIES)?;
+    let format = match text.object("format")? {
+        Some(format) => Format::read(format, Nesting::Flat, FIELDS, ignored)?,
+        None => Format::default(),
+    };
+    apply_rest(FIELDS, text, ignored)?;
+    let echo = TextEcho { format: format.echo.clone(), verbosity };
+    Ok((format, echo))
+}
+
+/// Whether reasoning items are to carry their encrypted content.
+fn take_include(body: &mut Fields) -> Result<bool, ApiError> {
+    let mut encrypted = false;
+    for (index, entry) in body.array("include")?.unwrap_or_default().into_iter().enumerate() {
+        let param = format!("include[{index}]");
+        match entry.as_str() {
+            None => return Err(wrong_type(param, "a string", &entry)),
+            Some(LOGPROBS) => {
+                let message = "Unsupported value: log probabilities are not available here.";
+                return Err(ApiError::unsupported(param, message));
+            }
+            // The others are about tools, or about input that nobody reads back: nothing to leave out.
+            Some(known) if INCLUDES.contains(&known) => encrypted |= known == ENCRYPTED_REASONING,
+            Some(_) => return Err(not_one_of(param, INCLUDES)),
+        }
+    }
+    Ok(encrypted)
+}
+
+#[cfg(test)]
+mod tests;

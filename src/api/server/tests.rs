@@ -1,0 +1,345 @@
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use axum::routing::get;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::*;
+use crate::api::testing::{KEY, config, routes};
+
+/// Longer than anything here takes; a test that gets this far has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A served router, until it is told to stop.
+struct Served {
+    address: SocketAddr,
+    tasks: Tasks,
+    stop: Option<oneshot::Sender<()>>,
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+impl Served {
+    async fn start(router: Router, config: ServerConfig, limit: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tasks = Tasks::new();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (end, ended) = oneshot::channel();
+        let inner = tasks.clone();
+        tasks.spawn("server", async move {
+            let shutdown = async move { drop(stopped.await) };
+            serve(listener, router, &config, shutdown, limit, &inner).await;
+            let _ = end.send(());
+        });
+        Self { address, tasks, stop: Some(stop), ended: Some(ended) }
+    }
+
+    async fn of(router: Router) -> Self {
+        Self::start(router, ServerConfig::default(), PATIENCE).await
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    fn stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    async fn ended(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            timeout(PATIENCE, ended).await.expect("the server ends").unwrap();
+        }
+    }
+
+    /// Stops it; nothing may be left running.
+    async fn finish(mut self) {
+        self.stop();
+        self.ended().await;
+        assert!(self.tasks.shut_down(PATIENCE).await, "{} tasks are left", self.tasks.running());
+    }
+}
+
+/// Everything the server sends until it closes.
+async fn rest(client: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    timeout(PATIENCE, client.read_to_end(&mut answer)).await.expect("the server closes").unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+/// Reads until the answer ends with `end`.
+async fn until(client: &mut TcpStream, end: &str) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        let read = timeout(PATIENCE, client.read(&mut byte)).await.expect("an answer").unwrap();
+        assert_eq!(read, 1, "closed after {:?}", String::from_utf8_lossy(&answer));
+        answer.extend(byte);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+fn head(path: &str, more: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n{more}\r\n")
+}
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// Tells when it is dropped.
+struct Guard(mpsc::Sender<()>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.try_send(());
+    }
+}
+
+/// `/wait` never answers, `/stream` never ends; both tell that they run, and that they were dropped.
+fn endless() -> (Router, mpsc::Receiver<()>, mpsc::Receiver<()>) {
+    let (started, starts) = mpsc::channel(8);
+    let (dropped, drops) = mpsc::channel(8);
+    let wait = {
+        let (started, dropped) = (started.clone(), dropped.clone());
+        get(async move || {
+            let _guard = Guard(dropped);
+            let _ = started.send(()).await;
+            std::future::pending::<()>().await;
+        })
+    };
+    let stream = get(async move || {
+        let guard = Guard(dropped);
+        let _ = started.send(()).await;
+        let first = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"first"))]);
+        let body = first.chain(stream::pending()).map(move |chunk| {
+            let _ = &guard;
+            chunk
+        });
+        Body::from_stream(body)
+    });
+    (Router::new().route("/wait", wait).route("/stream", stream), starts, drops)
+}
+
+async fn told(receiver: &mut mpsc::Receiver<()>) {
+    timeout(PATIENCE, receiver.recv()).await.expect("told in time");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_handler_before_any_answer() {
+    let (router, mut starts, mut drops) = endless();
+    let served = Served::of(router).await;
+    let mut client = served.connect().await;
+    client.write_all(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    told(&mut starts).await;
+    drop(client);
+    told(&mut drops).await;
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_stream() {
+    let (router, mut starts, mut drops) = endless();
+    let served = Served::of(router).await;
+    let mut client = served.connect().await;
+    client.write_all(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    told(&mut starts).await;
+    until(&mut client, "first\r\n").await;
+    drop(client);
+    told(&mut drops).await;
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_resets_its_http2_stream_ends_its_handler() {
+    let (router, mut starts, mut drops) = endless();
+    let served = Served::of(router).await;
+    // Without a TLS provider there is no client, even for cleartext.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build().unwrap();
+    let request = client.get(format!("http://{}/wait", served.address)).send();
+    tokio::select! {
+        _ = request => panic!("it never answers"),
+        () = told(&mut starts) => {}
+    }
+    told(&mut drops).await;
+    drop(client);
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_request_after_another() {
+    let served = Served::of(routes(&config())).await;
+    let mut client = served.connect().await;
+    for _ in 0..2 {
+        client.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let answer = until(&mut client, "{\"status\":\"ok\"}").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn half_a_body_is_answered_with_400() {
+    let served = Served::of(routes(&config())).await;
+    let mut client = served.connect().await;
+    let request = head(CHAT, "Content-Type: application/json\r\nContent-Length: 100\r\n");
+    client.write_all((request + "{\"model\":").as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    let answer = rest(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("\"code\":\"invalid_json\""), "{answer}");
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn half_a_body_that_never_goes_on_is_answered_with_408() {
+    let mut config = config();
+    config.server.body_timeout = Duration::from_millis(50);
+    let served = Served::of(routes(&config)).await;
+    let mut client = served.connect().await;
+    let request = head(CHAT, "Content-Type: application/json\r\nContent-Length: 100\r\n");
+    client.write_all((request + "{").as_bytes()).await.unwrap();
+    let answer = rest(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("\"code\":\"request_timeout\""), "{answer}");
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn half_a_head_is_let_go_in_time() {
+    let config = ServerConfig { header_timeout: Duration::from_millis(50), ..ServerConfig::default() };
+    let served = Served::start(routes(&self::config()), config, PATIENCE).await;
+    for said in ["", "G", "PRI * HTTP/2.0", "GET /healthz HTTP/1.1\r\nHost: lo"] {
+        let mut client = served.connect().await;
+        client.write_all(said.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset is as good an end as any.
+        let _ = timeout(PATIENCE, client.read_to_end(&mut answer)).await.expect("the server closes");
+    }
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_answered_with_400() {
+    let served = Served::of(routes(&config())).await;
+    for nonsense in
+        ["\x16\x03\x01\x02\x00 hello\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/1.1\r\nbroken header\r\n\r\n"]
+    {
+        let mut client = served.connect().await;
+        client.write_all(nonsense.as_bytes()).await.unwrap();
+        let answer = rest(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{nonsense:?}: {answer}");
+    }
+    let mut client = served.connect().await;
+    client.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.unwrap();
+    assert!(rest(&mut client).await.contains("200 OK"));
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn invalid_utf8_is_answered_with_400_and_the_connection_goes_on() {
+    let served = Served::of(routes(&config())).await;
+    let mut client = served.connect().await;
+    let body = b"{\"model\":\"\xff\"}";
+    let request =
+        head(CHAT, &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+    client.write_all(request.as_bytes()).await.unwrap();
+    client.write_all(body).await.unwrap();
+    let answer = until(&mut client, "}}").await;
+    assert!(answer.contains("400 Bad Request") && answer.contains("not UTF-8"), "{answer}");
+    client.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    until(&mut client, "{\"status\":\"ok\"}").await;
+    served.finish().await;
+}
+
+/// The whole body is sent before the answer is read: a reset on the way would lose the answer.
+#[tokio::test]
+async fn a_refused_body_does_not_cost_the_client_its_answer() {
+    const SIZE: usize = 8 * 1024 * 1024;
+    let mut config = config();
+    config.server.max_body_bytes = 1000;
+    let served = Served::of(routes(&config)).await;
+    let chunked = format!("{SIZE:x}\r\n");
+    for (more, before) in [
+        (format!("Content-Length: {SIZE}\r\n"), ""),
+        ("Transfer-Encoding: chunked\r\n".into(), chunked.as_str()),
+    ] {
+        let mut client = served.connect().await;
+        client.write_all((head(CHAT, &more) + before).as_bytes()).await.unwrap();
+        client.write_all(&vec![b' '; SIZE]).await.unwrap();
+        client.shutdown().await.unwrap();
+        let answer = rest(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{more}: {answer}");
+        assert!(answer.contains("\"code\":\"request_too_large\""), "{answer}");
+    }
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn what_runs_at_shutdown_is_finished_and_nothing_new_begun() {
+    let go = Arc::new(Notify::new());
+    let (started, mut starts) = mpsc::channel(1);
+    let handler = {
+        let go = go.clone();
+        get(async move || {
+            let _ = started.send(()).await;
+            go.notified().await;
+            "done"
+        })
+    };
+    let mut served = Served::of(Router::new().route("/", handler)).await;
+    let mut idle = served.connect().await;
+    let mut busy = served.connect().await;
+    busy.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    told(&mut starts).await;
+    served.stop();
+    assert_eq!(rest(&mut idle).await, "");
+    go.notify_one();
+    let answer = rest(&mut busy).await;
+    assert!(answer.ends_with("done") && answer.contains("connection: close"), "{answer}");
+    served.ended().await;
+    assert!(TcpStream::connect(served.address).await.is_err());
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn what_does_not_end_in_time_is_cut() {
+    let (router, mut starts, mut drops) = endless();
+    let config = ServerConfig::default();
+    let mut served = Served::start(router, config, Duration::from_millis(50)).await;
+    let mut client = served.connect().await;
+    client.write_all(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    told(&mut starts).await;
+    served.stop();
+    served.ended().await;
+    told(&mut drops).await;
+    assert_eq!(rest(&mut client).await, "");
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn events_are_sent_one_by_one() {
+    let (events, receiver) = mpsc::channel::<&'static str>(1);
+    let receiver = Arc::new(Mutex::new(Some(receiver)));
+    let handler = get(move || {
+        let receiver = receiver.lock().unwrap().take().unwrap();
+        let next = |mut receiver: mpsc::Receiver<&'static str>| async move {
+            let event = receiver.recv().await?;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(event.as_bytes())), receiver))
+        };
+        std::future::ready(Body::from_stream(stream::unfold(receiver, next)))
+    });
+    let served = Served::of(Router::new().route("/", handler)).await;
+    let mut client = served.connect().await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    for event in ["data: one\n\n", "data: two\n\n"] {
+        events.send(event).await.unwrap();
+        until(&mut client, &format!("{event}\r\n")).await;
+    }
+    drop(events);
+    until(&mut client, "0\r\n\r\n").await;
+    served.finish().await;
+}
