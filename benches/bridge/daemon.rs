@@ -1,0 +1,75 @@
+//! What is measured: `codex-bridge serve` on a state folder of its own, and the stand-in model behind it in a
+//! process of its own, so that its work and its memory are nobody else's.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::service::Service;
+
+/// The key every call brings.
+pub(crate) const API_KEY: &str = "bench";
+
+/// The running pair.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    // Dropped in this order.
+    bridge: Service,
+    standin: Service,
+    folder: TempDir,
+}
+
+impl Daemon {
+    pub(crate) async fn start(program: &Path) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("codex-bridge-bench").tempdir()?;
+        let mut command = Command::new(program);
+        command.args(["standin", "--port", "0", "--folder"]).arg(folder.path().join("standin"));
+        let standin = Service::start(command, "stand-in on", &folder.path().join("standin.log")).await?;
+
+        // A home without a login: none is needed, and none is touched.
+        let home = folder.path().join("home");
+        std::fs::create_dir(&home)?;
+        let mut command = Command::new(program);
+        command.args(["serve", "--port", "0", "--state"]).arg(folder.path().join("state"));
+        for setting in provider(standin.address()) {
+            command.args(["--codex-config", &setting]);
+        }
+        command.env("CODEX_HOME", &home).env("XDG_CONFIG_HOME", &home);
+        command.env("CODEX_BRIDGE_LOG__FILTER", "info").env("CODEX_NATIVE_API_AUTH_TOKEN", API_KEY);
+        command.envs(["NO_PROXY", "no_proxy"].map(|name| (name, "127.0.0.1")));
+        let bridge = Service::start(command, "listening on", &folder.path().join("bridge.log")).await?;
+        Ok(Self { bridge, standin, folder })
+    }
+
+    pub(crate) fn bridge(&self) -> &Service {
+        &self.bridge
+    }
+
+    pub(crate) fn standin(&self) -> &Service {
+        &self.standin
+    }
+
+    /// A folder that goes with the daemon.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Both must end cleanly.
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
+        self.bridge.stop().await?;
+        self.standin.stop().await
+    }
+}
+
+/// The settings that point a codex at the stand-in.
+fn provider(standin: SocketAddr) -> [String; 5] {
+    [
+        r#"model_provider="standin""#.to_owned(),
+        r#"model_providers.standin.name="Stand-in""#.to_owned(),
+        format!(r#"model_providers.standin.base_url="http://{standin}/v1""#),
+        r#"model_providers.standin.wire_api="responses""#.to_owned(),
+        "model_providers.standin.requires_openai_auth=false".to_owned(),
+    ]
+}

@@ -1,0 +1,91 @@
+//! Measures the bridge as a stranger sees it: the built binary, a real app-server behind it, the stand-in
+//! model behind that. Run through `scripts/bench`; Linux only, since memory and the child's command line are
+//! read from `/proc`.
+//!
+//! A scenario is a module with `Args` and `run`; it ends with one `key=value` line.
+
+#![expect(clippy::print_stdout, reason = "a bench prints its result")]
+
+mod api;
+mod app_server;
+mod daemon;
+mod direct;
+mod http;
+mod latency;
+mod ordinary;
+mod process;
+mod prompt;
+mod report;
+mod rpc;
+mod service;
+mod soak;
+mod standin;
+mod stats;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use daemon::Daemon;
+use report::Report;
+
+#[derive(Debug, Parser)]
+#[command(name = "scripts/bench", about = "Measures the bridge against the stand-in model")]
+struct Args {
+    #[command(subcommand)]
+    scenario: Scenario,
+    /// Write the result there as JSON too; relative to the repository.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The bridge to measure.
+    #[arg(long, global = true, value_name = "FILE", default_value = env!("CARGO_BIN_EXE_codex-bridge"))]
+    bin: PathBuf,
+    /// Cargo says so to every bench.
+    #[arg(long, global = true, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// What the bridge adds to a direct client, and what it saves beside an ordinary one.
+    Latency(latency::Args),
+    /// Memory over many calls in a row.
+    Soak(soak::Args),
+}
+
+/// One thread for all the clients: two cores are shared with the app-servers, the stand-in and the bridge.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let mut terminated = signal(SignalKind::terminate())?;
+    // What was started is stopped as it is dropped, on every way out.
+    tokio::select! {
+        result = run(&args) => result,
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+        _ = terminated.recv() => anyhow::bail!("terminated"),
+    }
+}
+
+async fn run(args: &Args) -> anyhow::Result<()> {
+    let mut daemon = Daemon::start(&args.bin).await?;
+    let measured = match &args.scenario {
+        Scenario::Latency(scenario) => latency::run(scenario, &daemon).await,
+        Scenario::Soak(scenario) => soak::run(scenario, &daemon).await,
+    };
+    let report = match measured {
+        Ok(report) => report,
+        Err(error) => return Err(error.context(daemon.bridge().last_log_lines())),
+    };
+    daemon.stop().await?;
+    finish(&report, args)
+}
+
+fn finish(report: &Report, args: &Args) -> anyhow::Result<()> {
+    if let Some(file) = &args.json {
+        std::fs::write(file, report.json()?).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    println!("{report}");
+    Ok(())
+}
