@@ -22,7 +22,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) async fn start(program: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(program: &Path, few_roots: bool) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("codex-bridge-bench").tempdir()?;
         let mut command = Command::new(program);
         command.args(["standin", "--port", "0", "--folder"]).arg(folder.path().join("standin"));
@@ -39,6 +39,12 @@ impl Daemon {
         command.env("CODEX_HOME", &home).env("XDG_CONFIG_HOME", &home);
         command.env("CODEX_BRIDGE_LOG__FILTER", "info").env("CODEX_NATIVE_API_AUTH_TOKEN", API_KEY);
         command.envs(["NO_PROXY", "no_proxy"].map(|name| (name, "127.0.0.1")));
+        if few_roots {
+            let file = folder.path().join("roots.pem");
+            std::fs::write(&file, made_up_root()?)?;
+            // The model is reached without TLS: none is needed.
+            command.env("SSL_CERT_FILE", file).env_remove("SSL_CERT_DIR").env_remove("NIX_SSL_CERT_FILE");
+        }
         let bridge = Service::start(command, "listening on", &folder.path().join("bridge.log")).await?;
         Ok(Self { bridge, standin, folder })
     }
@@ -61,6 +67,14 @@ impl Daemon {
         self.bridge.stop().await?;
         self.standin.stop().await
     }
+}
+
+/// A certificate authority nobody has signed anything with.
+fn made_up_root() -> anyhow::Result<String> {
+    let key = rcgen::KeyPair::generate()?;
+    let mut root = rcgen::CertificateParams::new(Vec::new())?;
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    Ok(root.self_signed(&key)?.pem())
 }
 
 /// The settings that point a codex at the stand-in.

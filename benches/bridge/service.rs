@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 /// From the start of the process to its listening.
@@ -25,6 +25,8 @@ pub(crate) struct Service {
     child: Child,
     pid: u32,
     address: SocketAddr,
+    /// Kept open: it may have more to say.
+    out: Lines<BufReader<ChildStdout>>,
     log: PathBuf,
 }
 
@@ -37,10 +39,10 @@ impl Service {
         let pid = child.id().context("it has ended at once")?;
         let out = child.stdout.take().context("no standard output")?;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut service = Self { child, pid, address, log: log.to_owned() };
+        let out = BufReader::new(out).lines();
+        let mut service = Self { child, pid, address, out, log: log.to_owned() };
         let listening = timeout(START_TIMEOUT, async {
-            let mut lines = BufReader::new(out).lines();
-            while let Some(line) = lines.next_line().await? {
+            while let Some(line) = service.out.next_line().await? {
                 let url = line.strip_prefix(announcement).map(str::trim_start);
                 if let Some(address) = url.and_then(|url| url.strip_prefix("http://")) {
                     let address = address.split('/').next().unwrap_or_default();

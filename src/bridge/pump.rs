@@ -413,9 +413,9 @@ async fn stop(mut live: LiveThread, turn: &TurnId) {
         // until it is taken or the turn has ended.
         while let Err(error) = live.thread.interrupt(turn).await {
             debug!(%turn, %error, "interrupt refused");
-            match tokio::time::timeout(INTERRUPT_AGAIN, live.thread.next_event()).await {
-                Ok(ThreadEvent::TurnCompleted { .. } | ThreadEvent::Closed(_)) => return,
-                Ok(_) | Err(_) => {}
+            let event = tokio::time::timeout(INTERRUPT_AGAIN, live.thread.next_event()).await;
+            if let Ok(ThreadEvent::TurnCompleted { .. } | ThreadEvent::Closed(_)) = event {
+                return;
             }
         }
         loop {
