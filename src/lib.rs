@@ -9,6 +9,7 @@
 //! - [`api`]: HTTP: the two OpenAI-compatible APIs, models, health.
 //! - [`bridge`]: turns, slots, continuations.
 //! - [`app_server`]: the JSON-RPC client of `codex app-server`, its child and its private home.
+//! - [`store`]: what is kept of responses: in memory, on disk, or shared.
 //! - [`config`], [`telemetry`], [`tasks`]: what every layer is built with.
 //! - [`model`]: the words they share: items, requests, events, usage.
 
@@ -23,6 +24,7 @@ pub mod api;
 pub mod bridge;
 
 pub mod app_server;
+pub mod store;
 
 pub mod config;
 pub mod tasks;

@@ -1,6 +1,8 @@
 //! The only place that spawns: every task is tracked, named, and ends with the token.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -52,5 +54,41 @@ impl Tasks {
         self.stop.cancel();
         self.tracker.close();
         tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Jobs on their way to the lasting thread; as many wait as there are callers, each for its own.
+static LASTING: LazyLock<Option<mpsc::SyncSender<Job>>> = LazyLock::new(|| {
+    let (jobs, received) = mpsc::sync_channel::<Job>(1);
+    let work = move || {
+        for job in received {
+            // Its caller learns of a panic by the answer that never comes.
+            let _ = catch_unwind(AssertUnwindSafe(job));
+        }
+    };
+    std::thread::Builder::new().name("lasting".into()).spawn(work).ok().map(|_| jobs)
+});
+
+/// Does `work` on the one thread that lives as long as the process, and waits for it: for what the system
+/// ties to the thread that asked. Keep it short. `None` if it panicked or there is no such thread.
+pub fn lasting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (answer, answered) = mpsc::sync_channel(1);
+    let job = Box::new(move || drop(answer.send(work())));
+    LASTING.as_ref()?.send(job).ok()?;
+    answered.recv().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lasting;
+
+    #[test]
+    fn lasting_work_is_done_on_one_thread_and_a_panic_does_not_end_it() {
+        let name = || std::thread::current().name().map(str::to_owned);
+        assert_eq!(lasting(name), Some(Some("lasting".to_owned())));
+        assert_eq!(lasting(|| -> u8 { panic!("on purpose") }), None);
+        assert_eq!(lasting(|| std::thread::current().id()), lasting(|| std::thread::current().id()));
     }
 }

@@ -27,6 +27,22 @@ pub struct ModelInfo {
     pub web_search: Option<bool>,
 }
 
+impl ModelInfo {
+    /// Whether it takes images; an old app-server names no modalities, and its models all take text and images.
+    pub fn takes_images(&self) -> bool {
+        self.input_modalities.is_empty() || self.takes("image")
+    }
+
+    /// Whether it takes audio.
+    pub fn takes_audio(&self) -> bool {
+        self.takes("audio")
+    }
+
+    fn takes(&self, modality: &str) -> bool {
+        self.input_modalities.iter().any(|known| known == modality)
+    }
+}
+
 /// Who is logged in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {

@@ -1,5 +1,7 @@
 //! What a turn tells while it runs.
 
+use std::time::SystemTime;
+
 use super::{Item, ThreadId, TurnId};
 
 /// One step of a running turn, in order. The stream ends after the one terminal event, which the bridge
@@ -73,6 +75,21 @@ pub struct Outcome {
     pub output: Vec<Item>,
     /// Why the answer is not whole; `None` where it is.
     pub incomplete: Option<IncompleteReason>,
+    /// A stop sequence of the client's ended it.
+    pub stopped: bool,
+    /// How it can be continued; `None` where nothing is kept of it.
+    pub kept: Option<Kept>,
+}
+
+/// What is kept of an answer for its continuation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// What it survives, in the response store's word for it; `memory` too where the store failed.
+    pub durability: &'static str,
+    /// Responses in its chain, itself included.
+    pub chain_length: u32,
+    /// When it goes, unless it is used before.
+    pub expires_at: SystemTime,
 }
 
 /// Why an answer is not whole, in the words of `incomplete_details.reason`.
@@ -99,4 +116,20 @@ pub struct Usage {
     pub reasoning_tokens: u64,
     /// Input and output.
     pub total_tokens: u64,
+}
+
+/// Of several upstream responses together.
+impl std::ops::Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens + other.input_tokens,
+            cached_input_tokens: self.cached_input_tokens + other.cached_input_tokens,
+            cache_write_input_tokens: self.cache_write_input_tokens + other.cache_write_input_tokens,
+            output_tokens: self.output_tokens + other.output_tokens,
+            reasoning_tokens: self.reasoning_tokens + other.reasoning_tokens,
+            total_tokens: self.total_tokens + other.total_tokens,
+        }
+    }
 }

@@ -44,6 +44,10 @@ id! {
     RequestId
 }
 id! {
+    /// A conversation of the caller's, as the caller names it.
+    SessionId
+}
+id! {
     /// A native thread of the app-server.
     ThreadId
 }
@@ -67,6 +71,13 @@ impl RequestId {
     /// A fresh id for a request that brought none.
     pub fn generate() -> Self {
         Self::new(format!("req_{}", uuid::Uuid::new_v4().simple()))
+    }
+}
+
+impl SessionId {
+    /// A fresh id for a request of no known conversation.
+    pub fn generate() -> Self {
+        Self::new(format!("sess_{}", uuid::Uuid::new_v4().simple()))
     }
 }
 

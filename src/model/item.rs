@@ -69,10 +69,10 @@ impl Item {
         Value::Object((*self.0).clone())
     }
 
-    /// Whether its content or output has an `input_image` part.
-    pub fn has_image(&self) -> bool {
+    /// Whether its content or output has a part of type `kind`.
+    pub fn has_part(&self, kind: &str) -> bool {
         let parts = ["content", "output"].into_iter().filter_map(|field| self.get(field)?.as_array());
-        parts.flatten().any(|part| part["type"] == "input_image")
+        parts.flatten().any(|part| part["type"] == kind)
     }
 
     /// About how many bytes the item takes, for bounds; not its exact serialised size.
