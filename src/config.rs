@@ -18,13 +18,15 @@ mod tests;
 mod units;
 mod value;
 
-pub use environment::{environment, project_install, read_file, working_dir};
+pub use environment::{environment, own_program, project_install, read_file, working_dir};
 pub use error::{Mistake, Mistakes, Source};
 pub use load::{Flag, FlagValue, Loaded, Profile, Request, load};
 pub use reference::markdown_table;
 pub use sections::{
-    AdmissionConfig, AppServerConfig, AuthConfig, Config, ContinuationConfig, Endpoint, ImagesConfig,
-    LogConfig, LogFormat, Machine, ModelsConfig, NamedToken, RequestsConfig, Scaffold, ServerConfig,
-    ShutdownConfig, StreamConfig, TurnConfig, UnknownTools,
+    AdmissionConfig, AppServerConfig, AudioConfig, AuthConfig, Config, ContinuationConfig, EncryptionKey,
+    Endpoint, FilesConfig, ImagesConfig, LogConfig, LogFormat, Machine, ModelsConfig, NamedToken,
+    OnAccountChange, RequestsConfig, Scaffold, ServerConfig, ShutdownConfig, StoreBackend, StoreConfig,
+    StreamConfig, TurnConfig, UnknownTools,
 };
 pub use show::{Setting, as_json, as_text};
+pub use units::duration;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::error::{Mistake, Source};
 use super::load::{Origins, Profile};
-use super::sections::{Config, Endpoint};
+use super::sections::{Config, Endpoint, StoreBackend};
 use super::show::one_line;
 use super::{file, keys};
 
@@ -50,6 +50,17 @@ pub(super) fn check(config: &Config, origins: &Origins, profile: Profile, mistak
     }
     if given("app_server.connect_token") && given("app_server.connect_token_file") {
         wrong("app_server.connect_token_file", "is given together with app_server.connect_token; give one");
+    }
+
+    let redis = config.store.backend == StoreBackend::Redis;
+    if redis && config.store.redis_url.is_none() && was_read("store.redis_url") {
+        wrong("store.backend", "wants store.redis_url: where the server is");
+    }
+    if !redis && given("store.redis_url") && was_read("store.backend") {
+        wrong("store.redis_url", "has no meaning without store.backend = \"redis\"");
+    }
+    if given("store.encryption_key") && given("store.encryption_key_file") {
+        wrong("store.encryption_key_file", "is given together with store.encryption_key; give one");
     }
 
     for (alias, model) in &config.models.aliases {

@@ -18,6 +18,13 @@ pub fn working_dir() -> PathBuf {
     std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))
 }
 
+/// The program that runs, as something that can be run again. On Linux that is the very same one, even where
+/// its file has been replaced since.
+pub fn own_program() -> Option<PathBuf> {
+    const SELF: &str = "/proc/self/exe";
+    if Path::new(SELF).exists() { Some(SELF.into()) } else { std::env::current_exe().ok() }
+}
+
 /// Where `scripts/run` puts the codex CLI, seen from a binary that cargo built in the same checkout.
 pub fn project_install() -> Option<PathBuf> {
     let binary = std::env::current_exe().ok()?;

@@ -3,9 +3,9 @@
 
 use super::error::{Mistake, Source};
 use super::kinds::{
-    Address, Count, Filter, Folder, Format, Host, Hosts, Kind, Map, OnUnknownTools, OptionalFile,
-    OptionalText, Origins, Place, Port, Positive, Program, ScaffoldName, Secret, Settings, Size, Span,
-    SpanOrZero, Switch, Tokens,
+    AccountChange, Address, BackendName, CipherKey, Count, Filter, Folder, Format, Host, Hosts, Kind, Map,
+    OnUnknownTools, OptionalFile, OptionalText, Origins, Place, Port, Positive, Program, RedisPrefix,
+    RedisUrl, ScaffoldName, Secret, Settings, Size, Span, SpanOrZero, Switch, Tokens,
 };
 use super::sections::Config;
 use super::value::Value;
@@ -92,6 +92,7 @@ pub(super) static KEYS: &[Key] = &[
     key!(server.allowed_origins, Origins, "Web origins whose pages may call; a request with any other `Origin` is refused."),
     key!(server.allowed_hosts, Hosts, "`Host` names taken beside the loopback ones; any other is refused."),
     key!(server.max_body_bytes, Size, "Largest request body; more is a 413."),
+    key!(server.body_memory, Size, "All request bodies held at once, each until its call has ended; past it a body waits unread, at most `server.body_timeout`, and then is a 503."),
     key!(server.header_timeout, Span, "A client must have sent its request head by then; a kept-alive connection may be idle as long."),
     key!(server.body_timeout, Span, "A client must have sent its whole body by then."),
     key!(auth.tokens, Tokens, "Bearer tokens by name: `name = \"secret\"` or `name = {file = \"path\"}`. With none, anyone who reaches the loopback address may call.")
@@ -108,6 +109,8 @@ pub(super) static KEYS: &[Key] = &[
         .also("CODEX_HOME")
         .default("`~/.codex`"),
     key!(app_server.catalogue_check, Span, "How often the model catalogue is looked at again; a difference recycles the child."),
+    key!(app_server.max_memory, Size, "Memory of our own app-server; past it a new one takes over, and the old one finishes what it has."),
+    key!(app_server.memory_check, Span, "How often its memory is looked at; it is not replaced before the tenth look."),
     key!(app_server.start_timeout, Span, "The child must answer by then."),
     key!(app_server.request_timeout, Span, "One request to the app-server must be answered by then."),
     key!(models.default_model, OptionalText, "For requests that name no model; else the account's own default.")
@@ -119,6 +122,8 @@ pub(super) static KEYS: &[Key] = &[
     key!(turn.deadline, Span, "From dispatch to the end of the answer; more is a 504."),
     key!(turn.idle_timeout, Span, "Longest silence of the app-server; more is a 504."),
     key!(turn.max_output_bytes, Size, "All text of one answer; more is a 502."),
+    key!(turn.fail_fast, Switch, "Whether the app-server's first retry ends the call with the error that it would retry."),
+    key!(turn.max_retry_wait, SpanOrZero, "How long the app-server may retry, from its first retry on, while no attempt answers; more ends the call with the last attempt's error. `x-codex-bridge-max-wait` of a request shortens it."),
     key!(turn.usage_timeout, SpanOrZero, "How long usage that is late is waited for."),
     key!(turn.status_check, Span, "After this long without an event the thread's status is read: an idle one has ended."),
     key!(stream.keep_alive, Span, "A comment line in the stream after this long without an event."),
@@ -126,14 +131,33 @@ pub(super) static KEYS: &[Key] = &[
     key!(stream.buffer_bytes, Size, "Text held for a client slower than the model; deltas merge."),
     key!(stream.stall_timeout, Span, "A client that takes nothing for this long while events wait is dropped."),
     key!(continuation.ttl, Span, "A response can be continued this long after its last use."),
-    key!(continuation.max_records, Positive, "Most responses kept; past it the least recently used goes."),
-    key!(continuation.max_bytes, Size, "Most bytes of kept items; past it the least recently used goes."),
+    key!(continuation.max_records, Positive, "Most responses kept in memory; past it the least recently used goes."),
+    key!(continuation.max_bytes, Size, "Most bytes of items kept in memory; past it the least recently used response goes. A chain that takes more than half of it on its own is continued from the store alone."),
+    key!(continuation.max_chain_items, Positive, "Most items of a chain, the new ones included; more is a 400 `chain_too_long`."),
+    key!(continuation.keep_unstored, Switch, "Whether a `store: false` response can be continued, from memory alone."),
+    key!(continuation.on_account_change, AccountChange, "A chain that was begun under another login: `fail` is a 400, `rebuild` goes on without its encrypted reasoning."),
+    key!(continuation.store_timeout, Span, "The response store must have answered by then; a slower one counts as down."),
     key!(continuation.warm_threads, Count, "Idle threads kept loaded for their continuation (1 to 1.7 MB each in the app-server, and with a login one upstream socket)."),
     key!(continuation.warm_ttl, Span, "How long an idle thread is kept loaded."),
     key!(continuation.spare_threads, Count, "Threads started ahead of the call that will use them."),
     key!(continuation.spare_ttl, Span, "How long an unused spare thread is kept."),
+    key!(continuation.affinity, Switch, "Whether a request that brings its whole conversation goes on in the idle thread that holds its beginning."),
+    key!(continuation.templates, Count, "Long beginnings of one-shot calls that are kept on disk while they are used, so that the calls share a prompt cache key; 0 keeps none."),
+    key!(continuation.template_tokens, Count, "How long such a beginning must be, tokens, about."),
+    key!(continuation.template_ttl, Span, "A beginning that was not used for this long is deleted."),
     key!(continuation.held_turns, Count, "Turns held open for their tools' outputs; past it the oldest is given up, and rebuilt when the outputs come."),
     key!(continuation.held_ttl, Span, "How long a turn is held open for its tools' outputs."),
+    key!(store.backend, BackendName, "Where responses are kept: `embedded` is one file that outlives the process, `redis` a Redis or Valkey server that several bridges may share, `memory` is gone with the process."),
+    key!(store.path, OptionalFile, "The embedded store's file.")
+        .default("`responses.redb` in `state.dir`"),
+    key!(store.max_records, Positive, "Most responses kept (`memory`, `embedded`); past it the least recently used goes."),
+    key!(store.max_bytes, Size, "Most bytes they take (`memory`, `embedded`); past it the least recently used goes."),
+    key!(store.redis_url, RedisUrl, "`redis://[user:password@]host[:port][/db]`, `rediss://…` for TLS, or `unix:///path`, for `redis`.")
+        .secret(),
+    key!(store.redis_prefix, RedisPrefix, "What every key on the server begins with: bridges with the same one share their responses."),
+    key!(store.encryption_key, CipherKey, "32 bytes in hex or base64: responses on disk or on the server are encrypted with it; templates, generated images and responses stored before it was set are not.")
+        .secret(),
+    key!(store.encryption_key_file, OptionalFile, "File that holds `encryption_key`."),
     key!(requests.strict_params, Switch, "Whether request fields without effect are a 400 `unsupported_parameter`; else they are named in a header."),
     key!(requests.unknown_tools, OnUnknownTools, "Tools of types that are not served: `refuse` is a 400, `ignore` leaves them out and names them in a header."),
     key!(images.fetch, Switch, "Whether images given by `https:` address are fetched."),
@@ -141,6 +165,16 @@ pub(super) static KEYS: &[Key] = &[
     key!(images.timeout, Span, "One image must be here by then."),
     key!(images.max_redirects, Count, "Redirects followed; each target is checked again."),
     key!(images.allow_private, Switch, "Whether images may be fetched from private and loopback addresses."),
+    key!(files.fetch, Switch, "Whether files given by `https:` address are fetched."),
+    key!(files.max_bytes, Size, "Largest file, fetched or inline."),
+    key!(files.max_text_bytes, Size, "Text of all files of one request; more is a 400."),
+    key!(files.max_pages, Positive, "Pages of one PDF; more is a 400."),
+    key!(files.timeout, Span, "One file must be fetched by then."),
+    key!(files.max_redirects, Count, "Redirects followed; each target is checked again."),
+    key!(files.allow_private, Switch, "Whether files may be fetched from private and loopback addresses."),
+    key!(files.pdf_timeout, Span, "One PDF must be read by then; more is a 400."),
+    key!(files.pdf_memory, Size, "Memory of the process that reads one PDF (at most two at once); more is a 400."),
+    key!(audio.max_bytes, Size, "All audio of one request; more is a 400."),
     key!(shutdown.drain, SpanOrZero, "On the way down, what runs may finish within this; the rest is interrupted."),
     key!(log.format, Format, "`text` for people, `json` for machines; always on standard error."),
     key!(log.filter, Filter, "What is logged: `info`, `info,codex_bridge=debug`, …").also("RUST_LOG"),

@@ -3,10 +3,10 @@
 mod secrets;
 mod words;
 
-pub(super) use secrets::{Secret, Tokens};
+pub(super) use secrets::{CipherKey, RedisUrl, Secret, Tokens};
 pub(super) use words::{
-    Address, Filter, Folder, Format, Host, Hosts, Map, OnUnknownTools, OptionalFile, OptionalText, Origins,
-    Program, ScaffoldName, Settings,
+    AccountChange, Address, BackendName, Filter, Folder, Format, Host, Hosts, Map, OnUnknownTools,
+    OptionalFile, OptionalText, Origins, Program, RedisPrefix, ScaffoldName, Settings,
 };
 
 use std::io;

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::error::{Mistake, Mistakes, Source};
 use super::keys::{KEYS, Key, NATIVE_TOKEN, PREFIX};
-use super::kinds::{Kind, Place, Secret};
+use super::kinds::{CipherKey, Kind, Place, Secret};
 use super::sections::{Config, Machine, NamedToken};
 use super::show::Setting;
 use super::value::Value;
@@ -27,6 +27,8 @@ pub struct Request {
     pub working_dir: PathBuf,
     /// The project's own codex, looked at after PATH.
     pub project_install: Option<PathBuf>,
+    /// Our own program.
+    pub program: Option<PathBuf>,
     /// What the configuration is for.
     pub profile: Profile,
 }
@@ -107,7 +109,7 @@ pub fn load(request: &Request, read: &dyn Fn(&Path) -> io::Result<String>) -> Re
         }
     }
 
-    read_connect_token(&mut config, &origins, read, &mut mistakes);
+    read_secret_files(&mut config, &origins, read, &mut mistakes);
     if request.profile == Profile::Demo {
         for_demo(&mut config);
     }
@@ -142,6 +144,7 @@ fn machine(request: &Request) -> Machine {
     Machine {
         path: environment.get("PATH").map(Into::into),
         project_install: request.project_install.clone(),
+        program: request.program.clone(),
         runtime_dir: environment.get("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()),
         environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
     }
@@ -229,21 +232,29 @@ fn layer(source: &Source) -> (u8, usize) {
     }
 }
 
-fn read_connect_token(
+/// Reads the secrets that are given by file. Where both are given, `check` says so.
+fn read_secret_files(
     config: &mut Config,
     origins: &Origins,
     read: &dyn Fn(&Path) -> io::Result<String>,
     mistakes: &mut Vec<Mistake>,
 ) {
-    let Some(path) = config.app_server.connect_token_file.clone() else { return };
     let place = Place { home: None, base: Path::new("/"), read };
-    let token = place.secret_file(&path).and_then(|text| Secret::read(&Value::Text(text), &place));
-    match token {
-        Ok(token) if config.app_server.connect_token.is_none() => config.app_server.connect_token = token,
-        // Both given: `check` says so.
-        Ok(_) => {}
-        Err(problem) => {
-            mistakes.push(check::mistake("app_server.connect_token_file", config, origins, problem));
+    let text = |path: &Path| place.secret_file(path).map(Value::Text);
+    if let Some(path) = config.app_server.connect_token_file.clone() {
+        match text(&path).and_then(|text| Secret::read(&text, &place)) {
+            Ok(token) => config.app_server.connect_token = config.app_server.connect_token.take().or(token),
+            Err(problem) => {
+                mistakes.push(check::mistake("app_server.connect_token_file", config, origins, problem));
+            }
+        }
+    }
+    if let Some(path) = config.store.encryption_key_file.clone() {
+        match text(&path).and_then(|text| CipherKey::read(&text, &place)) {
+            Ok(key) => config.store.encryption_key = config.store.encryption_key.take().or(key),
+            Err(problem) => {
+                mistakes.push(check::mistake("store.encryption_key_file", config, origins, problem));
+            }
         }
     }
 }

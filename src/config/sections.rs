@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
 
 /// Everything the daemon is told.
@@ -27,10 +29,16 @@ pub struct Config {
     pub stream: StreamConfig,
     /// `continuation.*`
     pub continuation: ContinuationConfig,
+    /// `store.*`
+    pub store: StoreConfig,
     /// `requests.*`
     pub requests: RequestsConfig,
     /// `images.*`
     pub images: ImagesConfig,
+    /// `files.*`
+    pub files: FilesConfig,
+    /// `audio.*`
+    pub audio: AudioConfig,
     /// `shutdown.*`
     pub shutdown: ShutdownConfig,
     /// `log.*`
@@ -48,6 +56,9 @@ pub struct Machine {
     pub path: Option<OsString>,
     /// The folder of the project's own codex install: the one that holds `node_modules`.
     pub project_install: Option<PathBuf>,
+    /// Our own program, to be run again: to read what may be hostile, and to become codex. `None` in a program
+    /// that only hosts the library.
+    pub program: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`, where it is absolute.
     pub runtime_dir: Option<PathBuf>,
     /// The whole environment, of which the app-server inherits what it needs.
@@ -60,6 +71,7 @@ impl fmt::Debug for Machine {
         f.debug_struct("Machine")
             .field("path", &self.path)
             .field("project_install", &self.project_install)
+            .field("program", &self.program)
             .field("runtime_dir", &self.runtime_dir)
             .finish_non_exhaustive()
     }
@@ -78,6 +90,8 @@ pub struct ServerConfig {
     pub allowed_hosts: Vec<String>,
     /// Largest request body, bytes; more is a 413.
     pub max_body_bytes: usize,
+    /// All request bodies held at once, bytes; past it a body waits unread.
+    pub body_memory: usize,
     /// A client must have sent its whole body by then.
     pub body_timeout: Duration,
     /// A client must have sent its request head by then; as long may a kept-alive connection be idle.
@@ -92,6 +106,8 @@ impl Default for ServerConfig {
             allowed_origins: Vec::new(),
             allowed_hosts: Vec::new(),
             max_body_bytes: 48 * 1024 * 1024,
+            // Five of the largest at once; parsed they take a few times as much.
+            body_memory: 256 * 1024 * 1024,
             body_timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(60),
         }
@@ -135,6 +151,10 @@ pub struct AppServerConfig {
     pub child_environment: BTreeMap<String, String>,
     /// How often `codex debug models` is looked at again.
     pub catalogue_check: Duration,
+    /// Memory of our own child, bytes; past it a new one takes over and the old one finishes what it has.
+    pub max_memory: usize,
+    /// How often its memory is looked at. It is not replaced before the tenth look.
+    pub memory_check: Duration,
     /// The child must be initialised by then.
     pub start_timeout: Duration,
     /// One JSON-RPC request must be answered by then.
@@ -153,6 +173,9 @@ impl Default for AppServerConfig {
             user_codex_home: PathBuf::new(),
             child_environment: BTreeMap::new(),
             catalogue_check: Duration::from_secs(4 * 3600),
+            // 88 MB at its start, 190 after a thousand calls.
+            max_memory: 1024 * 1024 * 1024,
+            memory_check: Duration::from_secs(30),
             start_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
         }
@@ -247,6 +270,11 @@ pub struct TurnConfig {
     pub idle_timeout: Duration,
     /// All text of one answer, bytes; more is a 502.
     pub max_output_bytes: usize,
+    /// Whether the app-server's first retry ends the call.
+    pub fail_fast: bool,
+    /// Longest time that the app-server may try again while no attempt answers. Its own patience ends within about
+    /// half a minute, unless the backend asks for longer pauses.
+    pub max_retry_wait: Duration,
     /// How long usage that is late is waited for once the answer is complete.
     pub usage_timeout: Duration,
     /// After this long without an event, the thread's status is read: an idle one has ended.
@@ -259,6 +287,8 @@ impl Default for TurnConfig {
             deadline: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(300),
             max_output_bytes: 16 * 1024 * 1024,
+            fail_fast: false,
+            max_retry_wait: Duration::from_secs(60),
             usage_timeout: Duration::from_secs(2),
             status_check: Duration::from_secs(10),
         }
@@ -294,10 +324,19 @@ impl Default for StreamConfig {
 pub struct ContinuationConfig {
     /// A record lives this long after its last use.
     pub ttl: Duration,
-    /// Most records; past it the least recently used goes.
+    /// Most records in memory; past it the least recently used goes.
     pub max_records: usize,
-    /// Most bytes of kept items; past it the least recently used goes.
+    /// Most bytes of items kept in memory; past it the least recently used goes. A chain that takes more than half
+    /// of it on its own is not kept in memory.
     pub max_bytes: usize,
+    /// Most items of a chain, the new ones included; more is a 400.
+    pub max_chain_items: usize,
+    /// Whether `store: false` responses can be continued.
+    pub keep_unstored: bool,
+    /// What becomes of a chain that was begun under another login.
+    pub on_account_change: OnAccountChange,
+    /// The store must have answered by then; a slower one counts as down.
+    pub store_timeout: Duration,
     /// Idle threads kept loaded for their continuation. Each costs the app-server 1 to 1.7 MB, and with a
     /// login one upstream socket: few.
     pub warm_threads: usize,
@@ -307,6 +346,15 @@ pub struct ContinuationConfig {
     pub spare_threads: usize,
     /// How long an unused spare thread is kept.
     pub spare_ttl: Duration,
+    /// Whether a conversation that comes whole goes on in the idle thread that holds its beginning.
+    pub affinity: bool,
+    /// Beginnings of calls that are kept on disk, to be forked; 0 for none. Past it the least recently used
+    /// goes, unless it is in use.
+    pub templates: usize,
+    /// How long such a beginning must be, tokens, about.
+    pub template_tokens: usize,
+    /// It is deleted when it was not used for this long.
+    pub template_ttl: Duration,
     /// Turns that wait for their tools' outputs; past it the oldest is given up and rebuilt when it is asked
     /// for.
     pub held_turns: usize,
@@ -320,14 +368,111 @@ impl Default for ContinuationConfig {
             ttl: Duration::from_secs(6 * 3600),
             max_records: 10_000,
             max_bytes: 256 * 1024 * 1024,
+            max_chain_items: 10_000,
+            keep_unstored: true,
+            on_account_change: OnAccountChange::Fail,
+            store_timeout: Duration::from_secs(2),
             warm_threads: 8,
             warm_ttl: Duration::from_secs(300),
             spare_threads: 4,
             spare_ttl: Duration::from_secs(120),
+            affinity: true,
+            templates: 8,
+            template_tokens: 1024,
+            template_ttl: Duration::from_secs(600),
             held_turns: 32,
             held_ttl: Duration::from_secs(600),
         }
     }
+}
+
+/// What becomes of a chain that was begun under another login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnAccountChange {
+    /// 400: what is whose stays apart.
+    Fail,
+    /// It goes on without the reasoning that only the other login can read.
+    Rebuild,
+}
+
+/// Where responses are kept.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Which store.
+    pub backend: StoreBackend,
+    /// The embedded store's file; `responses.redb` in the state folder where none is named.
+    pub path: Option<PathBuf>,
+    /// Most responses kept, where the store is ours to bound; past it the least recently used goes.
+    pub max_records: usize,
+    /// Most bytes they take; past it the least recently used goes.
+    pub max_bytes: usize,
+    /// `redis://[user:password@]host[:port][/db]` or `unix:///path`; a secret.
+    pub redis_url: Option<SecretString>,
+    /// What every key begins with: bridges with the same one share their responses.
+    pub redis_prefix: String,
+    /// Responses on disk or on the server are encrypted with it; earlier ones stay as they are.
+    pub encryption_key: Option<EncryptionKey>,
+    /// The file that `encryption_key` was read from, where it was one.
+    pub encryption_key_file: Option<PathBuf>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            backend: StoreBackend::Embedded,
+            path: None,
+            max_records: 100_000,
+            max_bytes: 512 * 1024 * 1024,
+            redis_url: None,
+            redis_prefix: "codex-bridge:".into(),
+            encryption_key: None,
+            encryption_key_file: None,
+        }
+    }
+}
+
+/// A key of 32 bytes; never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey([u8; 32]);
+
+impl EncryptionKey {
+    /// Wraps a key.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Reads 64 hex digits, or base64.
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: Vec<u8> = if text.len() == 64 {
+            let digits = (0..64).step_by(2).map(|at| text.get(at..at + 2));
+            digits.map(|two| u8::from_str_radix(two?, 16).ok()).collect::<Option<_>>()?
+        } else {
+            STANDARD.decode(text).ok()?
+        };
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The key itself.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EncryptionKey")
+    }
+}
+
+/// Which store responses are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreBackend {
+    /// Gone with the process.
+    Memory,
+    /// One file in the state folder.
+    Embedded,
+    /// A Redis or Valkey server, which several bridges may share.
+    Redis,
 }
 
 /// Images given by address.
@@ -354,6 +499,59 @@ impl Default for ImagesConfig {
             max_redirects: 3,
             allow_private: false,
         }
+    }
+}
+
+/// Files: their text is what the model gets.
+#[derive(Debug, Clone)]
+pub struct FilesConfig {
+    /// Whether files given by `https:` address are fetched at all.
+    pub fetch: bool,
+    /// Largest file, bytes, fetched or inline.
+    pub max_bytes: usize,
+    /// All text of one request's files, bytes.
+    pub max_text_bytes: usize,
+    /// Pages of one PDF.
+    pub max_pages: usize,
+    /// One file must be fetched by then.
+    pub timeout: Duration,
+    /// Redirects followed; each target is checked again.
+    pub max_redirects: usize,
+    /// Whether private and loopback addresses may be fetched from.
+    pub allow_private: bool,
+    /// One PDF must be read by then.
+    pub pdf_timeout: Duration,
+    /// Address space of the process that reads a PDF, bytes: what a hostile one can take of this machine.
+    pub pdf_memory: usize,
+}
+
+impl Default for FilesConfig {
+    fn default() -> Self {
+        Self {
+            fetch: true,
+            max_bytes: 32 * 1024 * 1024,
+            // About two million tokens: more than any model takes.
+            max_text_bytes: 8 * 1024 * 1024,
+            max_pages: 2000,
+            timeout: Duration::from_secs(20),
+            max_redirects: 3,
+            allow_private: false,
+            pdf_timeout: Duration::from_secs(20),
+            pdf_memory: 512 * 1024 * 1024,
+        }
+    }
+}
+
+/// Audio in requests.
+#[derive(Debug, Clone)]
+pub struct AudioConfig {
+    /// All audio of one request, bytes.
+    pub max_bytes: usize,
+}
+
+impl Default for AudioConfig {
+    fn default() -> Self {
+        Self { max_bytes: 20 * 1024 * 1024 }
     }
 }
 

@@ -61,6 +61,7 @@ impl Load {
             flags: self.flags,
             working_dir: "/here".into(),
             project_install: Some("/src/.cache/codex".into()),
+            program: Some("/bin/codex-bridge".into()),
             profile: if self.demo { Profile::Demo } else { Profile::Serve },
         };
         let files = self.files;
@@ -103,6 +104,7 @@ fn a_bare_machine_gets_the_defaults() {
     assert_eq!(config.app_server.user_codex_home, Path::new("/home/u/.codex"));
     assert_eq!(config.machine.path.as_deref(), Some("/usr/bin:/opt/bin".as_ref()));
     assert_eq!(config.machine.project_install.as_deref(), Some(Path::new("/src/.cache/codex")));
+    assert_eq!(config.machine.program.as_deref(), Some(Path::new("/bin/codex-bridge")));
     assert!(config.auth.tokens.is_empty());
 }
 
@@ -389,6 +391,53 @@ fn the_capability_token_may_be_in_a_file() {
     let both =
         Load::new().file("/here/token", "abc\n").variable("CODEX_BRIDGE_APP_SERVER__CONNECT_TOKEN", "def");
     named(both).wrong_once("give one");
+}
+
+#[test]
+fn the_store_is_told_where_and_with_what_key() {
+    let hex = "00ff".repeat(16);
+    let base64 = "AP8A/wD/AP8A/wD/AP8A/wD/AP8A/wD/AP8A/wD/AP8=";
+    let keyed = |key: &str| Load::new().variable("CODEX_BRIDGE_STORE__ENCRYPTION_KEY", key);
+    let expected = Some(EncryptionKey::new(std::array::from_fn(|n| if n % 2 == 0 { 0 } else { 0xff })));
+    assert_eq!(keyed(&hex).right().store.encryption_key, expected);
+    assert_eq!(keyed(base64).right().store.encryption_key, expected);
+    for wrong in ["hunter2", &hex[1..], &"zz".repeat(32), "AP8A"] {
+        let mistakes = keyed(wrong).wrong();
+        assert!(mistakes.len() == 1 && mistakes[0].contains("wants 32 bytes"), "{mistakes:?}");
+        assert!(!mistakes[0].contains(wrong), "{mistakes:?}");
+    }
+    let named = |machine: Load| machine.toml("[store]\nencryption_key_file = \"key\"\n");
+    let file = || Load::new().file("/home/u/.config/codex-bridge/key", &format!("{hex}\n"));
+    assert_eq!(named(file()).right().store.encryption_key, expected);
+    named(file().variable("CODEX_BRIDGE_STORE__ENCRYPTION_KEY", base64)).wrong_once("give one");
+    named(Load::new()).wrong_once("cannot read /home/u/.config/codex-bridge/key");
+
+    let url = "redis://:hunter2@cache.lan:6379/1";
+    let redis = |url: &str| {
+        let machine = Load::new().variable("CODEX_BRIDGE_STORE__BACKEND", "redis");
+        machine.variable("CODEX_BRIDGE_STORE__REDIS_URL", url)
+    };
+    let loaded = redis(url).load().unwrap();
+    assert_eq!(loaded.config.store.redis_url.as_ref().map(ExposeSecret::expose_secret), Some(url));
+    for listing in
+        [as_text(&loaded.settings), format!("{loaded:?}"), redis("http://:hunter2@x").wrong().join("")]
+    {
+        assert!(!listing.contains("hunter2"), "{listing}");
+    }
+    for right in ["rediss://cache.lan", "unix:///run/redis.sock"] {
+        redis(right).right();
+    }
+    for wrong in ["cache.lan:6379", "redis:///", "unix://", "http://cache.lan"] {
+        redis(wrong).wrong_once("wants \"redis://");
+    }
+    redis("").wrong_once("wants store.redis_url");
+    Load::new()
+        .variable("CODEX_BRIDGE_STORE__REDIS_URL", url)
+        .wrong_once("has no meaning without store.backend");
+    Load::new()
+        .toml("[store]\nbackend = \"sqlite\"\n")
+        .wrong_once("wants \"memory\", \"embedded\" or \"redis\"");
+    Load::new().toml("[store]\nredis_prefix = \"a b\"\n").wrong_once("without white space");
 }
 
 #[test]

@@ -20,7 +20,7 @@ const SIZES: [(&str, u64); 7] = [
 ];
 
 /// `"250ms"`, `"30s"`, `"5m"`, `"1h30m"`, `"2d"`; a bare number is seconds.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     if let Ok(seconds) = rest.parse::<u64>() {
         return Some(Duration::from_secs(seconds)).filter(|duration| *duration <= LONGEST);

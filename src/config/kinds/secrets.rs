@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use url::Url;
 
 use super::{Kind, MASK, Place, all};
-use crate::config::NamedToken;
 use crate::config::value::Value;
+use crate::config::{EncryptionKey, NamedToken};
 
 /// One secret that may be absent.
 pub(in crate::config) struct Secret;
@@ -18,6 +19,47 @@ impl Kind for Secret {
     fn read(value: &Value, _: &Place<'_>) -> Result<Self::Value, String> {
         let text = value.text().ok_or("wants a text")?;
         sendable(text).map(|()| Some(text.to_owned().into()))
+    }
+
+    fn show(value: &Self::Value) -> serde_json::Value {
+        json!(value.as_ref().map(|_| MASK))
+    }
+}
+
+/// Where a Redis or Valkey server is; its password may be in it.
+pub(in crate::config) struct RedisUrl;
+
+impl Kind for RedisUrl {
+    type Value = Option<SecretString>;
+
+    fn read(value: &Value, _: &Place<'_>) -> Result<Self::Value, String> {
+        let wants = "wants \"redis://[user:password@]host[:port][/db]\", the same with rediss:// (TLS), \
+                     or \"unix:///path/of/socket\"";
+        let text = value.text().ok_or(wants)?.trim();
+        let url = Url::parse(text).map_err(|_| wants)?;
+        let right = match url.scheme() {
+            "redis" | "rediss" => url.has_host(),
+            "unix" | "redis+unix" => url.path().len() > 1,
+            _ => false,
+        };
+        if right { Ok(Some(text.to_owned().into())) } else { Err(wants.into()) }
+    }
+
+    fn show(value: &Self::Value) -> serde_json::Value {
+        Secret::show(value)
+    }
+}
+
+/// A key of 32 bytes, in hex or base64.
+pub(in crate::config) struct CipherKey;
+
+impl Kind for CipherKey {
+    type Value = Option<EncryptionKey>;
+
+    fn read(value: &Value, _: &Place<'_>) -> Result<Self::Value, String> {
+        let key = value.text().and_then(|text| EncryptionKey::parse(text.trim()));
+        let wants = "wants 32 bytes in hex (64 digits) or base64; `openssl rand -hex 32` makes some";
+        key.map(Some).ok_or_else(|| wants.into())
     }
 
     fn show(value: &Self::Value) -> serde_json::Value {

@@ -9,7 +9,7 @@ use url::{Host as UrlHost, Url};
 
 use super::{Kind, MASK, Place, all};
 use crate::config::value::Value;
-use crate::config::{Endpoint, LogFormat, Scaffold, UnknownTools};
+use crate::config::{Endpoint, LogFormat, OnAccountChange, Scaffold, StoreBackend, UnknownTools};
 
 /// A text that may be absent.
 pub(in crate::config) struct OptionalText;
@@ -265,6 +265,77 @@ impl Kind for OnUnknownTools {
             UnknownTools::Refuse => json!("refuse"),
             UnknownTools::Ignore => json!("ignore"),
         }
+    }
+}
+
+/// `fail` or `rebuild`.
+pub(in crate::config) struct AccountChange;
+
+impl Kind for AccountChange {
+    type Value = OnAccountChange;
+
+    fn read(value: &Value, _: &Place<'_>) -> Result<OnAccountChange, String> {
+        match value.text() {
+            Some("fail") => Ok(OnAccountChange::Fail),
+            Some("rebuild") => Ok(OnAccountChange::Rebuild),
+            _ => Err("wants \"fail\" or \"rebuild\"".into()),
+        }
+    }
+
+    fn show(value: &OnAccountChange) -> serde_json::Value {
+        match value {
+            OnAccountChange::Fail => json!("fail"),
+            OnAccountChange::Rebuild => json!("rebuild"),
+        }
+    }
+}
+
+/// `memory`, `embedded` or `redis`.
+pub(in crate::config) struct BackendName;
+
+impl Kind for BackendName {
+    type Value = StoreBackend;
+
+    fn read(value: &Value, _: &Place<'_>) -> Result<StoreBackend, String> {
+        match value.text() {
+            Some("memory") => Ok(StoreBackend::Memory),
+            Some("embedded") => Ok(StoreBackend::Embedded),
+            Some("redis") => Ok(StoreBackend::Redis),
+            _ => Err("wants \"memory\", \"embedded\" or \"redis\"".into()),
+        }
+    }
+
+    fn show(value: &StoreBackend) -> serde_json::Value {
+        match value {
+            StoreBackend::Memory => json!("memory"),
+            StoreBackend::Embedded => json!("embedded"),
+            StoreBackend::Redis => json!("redis"),
+        }
+    }
+}
+
+/// What keys on a Redis server begin with.
+pub(in crate::config) struct RedisPrefix;
+
+impl Kind for RedisPrefix {
+    type Value = String;
+
+    fn read(value: &Value, _: &Place<'_>) -> Result<String, String> {
+        match value.text() {
+            Some(text)
+                if !text.is_empty() && text.len() <= 200 && text.bytes().all(|b| b.is_ascii_graphic()) =>
+            {
+                Ok(text.to_owned())
+            }
+            _ => {
+                Err("wants 1 to 200 printable characters without white space, such as \"codex-bridge:\""
+                    .into())
+            }
+        }
+    }
+
+    fn show(value: &String) -> serde_json::Value {
+        json!(value)
     }
 }
 
