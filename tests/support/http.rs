@@ -17,6 +17,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Client {
     address: SocketAddr,
     key: Option<String>,
+    /// Sent with every request.
+    headers: HeaderMap,
     http: reqwest::Client,
 }
 
@@ -41,7 +43,13 @@ impl Client {
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
-        Self { address, key: key.map(str::to_owned), http }
+        Self { address, key: key.map(str::to_owned), headers: HeaderMap::new(), http }
+    }
+
+    /// The same with one more header.
+    pub(crate) fn with_header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.append(name, value.parse().expect("a header"));
+        self
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -63,6 +71,16 @@ impl Client {
         whole(self.authorized(request).body(body).send().await.expect("an answer")).await
     }
 
+    /// Posts with further headers.
+    pub(crate) async fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+        let mut request =
+            self.http.post(format!("http://{}{path}", self.address)).header(CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        whole(self.authorized(request).body(body.to_string()).send().await.expect("an answer")).await
+    }
+
     /// Posts with `stream: true`; the head must be a stream's.
     pub(crate) async fn stream(&self, path: &str, body: &Value) -> Events {
         let mut body = body.clone();
@@ -79,6 +97,7 @@ impl Client {
     }
 
     fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let request = request.headers(self.headers.clone());
         match &self.key {
             Some(key) => request.bearer_auth(key),
             None => request,

@@ -1,0 +1,26 @@
+//! What can go wrong with a store, by what the caller does next.
+
+use thiserror::Error;
+
+/// A store's failure.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// The store cannot be reached now; go on without it.
+    #[error("the response store is not available: {reason}")]
+    Unavailable {
+        /// For people; never an address with a password.
+        reason: String,
+    },
+    /// The store can be read, and takes no change now (a full disk or memory, a read-only server).
+    #[error("the response store takes no changes: {reason}")]
+    Refused {
+        /// For people.
+        reason: String,
+    },
+    /// The record is there and cannot be read (another encryption key, damage); it is as good as gone.
+    #[error("a stored response cannot be read: {reason}")]
+    Unreadable {
+        /// For people; never the record's content.
+        reason: String,
+    },
+}

@@ -1,0 +1,176 @@
+//! The stores that bound themselves: what goes past a limit, and what a sweep leaves.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use codex_bridge::config::{StoreBackend, StoreConfig};
+use codex_bridge::store::{Lookup, StoredResponse};
+
+use crate::records::{HOUR, World, expired, id, now, record, said, sized};
+
+const BOTH: [StoreBackend; 2] = [StoreBackend::Memory, StoreBackend::Embedded];
+
+async fn limited(backend: StoreBackend, max_records: usize, max_bytes: usize) -> World {
+    World::with(StoreConfig { backend, max_records, max_bytes, ..StoreConfig::default() }).await
+}
+
+#[tokio::test]
+async fn past_the_number_the_least_recently_used_goes() {
+    for backend in BOTH {
+        let world = limited(backend, 3, 1 << 20).await;
+        for (n, name) in (0..).zip(["a", "b", "c"]) {
+            world.put(sized(name, 10, n)).await;
+        }
+        world.store.touch(&id("a"), now() + HOUR).await.expect("a touch");
+        world.put(record("d", None)).await;
+        let there = |name| world.status(name);
+        assert_eq!(there("b").await, Lookup::Unknown);
+        for name in ["a", "c", "d"] {
+            assert_eq!(there(name).await, Lookup::Found(()), "{name}");
+        }
+        assert_eq!(world.size().await.0, 3);
+    }
+}
+
+#[tokio::test]
+async fn bytes_are_bounded_too_and_the_newest_is_kept_in_any_case() {
+    for backend in BOTH {
+        let world = limited(backend, 1000, 10_000).await;
+        for (n, name) in (0..).zip(["a", "b", "c", "d", "e"]) {
+            world.put(sized(name, 2000, n)).await;
+        }
+        let (records, bytes) = world.size().await;
+        assert!((3..=4).contains(&records) && bytes <= 10_000, "{records} records, {bytes} bytes");
+        assert_eq!(world.status("a").await, Lookup::Unknown);
+        world.put(sized("huge", 50_000, 9)).await;
+        assert_eq!(world.status("huge").await, Lookup::Found(()));
+        assert_eq!(world.size().await.0, 1);
+        world.put(sized("f", 10, 10)).await;
+        assert_eq!(world.status("huge").await, Lookup::Unknown);
+        assert_eq!(world.status("f").await, Lookup::Found(()));
+    }
+}
+
+#[tokio::test]
+async fn a_chain_goes_from_its_end_so_that_none_is_left_with_a_gap() {
+    for backend in BOTH {
+        let world = limited(backend, 4, 1 << 20).await;
+        let at = |name: &'static str, previous, used| StoredResponse {
+            last_used_at: now() - HOUR + Duration::from_secs(used),
+            ..record(name, previous)
+        };
+        world.put(at("a", None, 0)).await;
+        world.put(at("b", Some("a"), 1)).await;
+        world.put(at("x", None, 2)).await;
+        world.put(at("c", Some("b"), 3)).await;
+        // Older than all: but `b` and `c` need `a`.
+        world.put(at("y", None, 4)).await;
+        assert_eq!(world.status("x").await, Lookup::Unknown);
+        assert_eq!(world.texts("c").await, Ok(said(&["a", "b", "c"])));
+        world.put(at("z", None, 5)).await;
+        assert_eq!(world.status("c").await, Lookup::Unknown);
+        assert_eq!(world.texts("b").await, Ok(said(&["a", "b"])));
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_lets_go_of_all_that_expired_and_of_nothing_else() {
+    for backend in BOTH {
+        let world = World::of(backend).await;
+        for n in 0..300 {
+            world.put(expired(&format!("gone{n}"), None)).await;
+        }
+        let mut previous: Option<String> = None;
+        for n in 0..200 {
+            let name = format!("chain{n}");
+            world.put(expired(&name, previous.as_deref())).await;
+            previous = Some(name);
+        }
+        world.put(record("tip", previous.as_deref())).await;
+        world.put(record("alone", None)).await;
+        assert_eq!(world.store.sweep(SystemTime::now()).await, Ok(500));
+        assert_eq!(world.size().await.0, 202);
+        assert_eq!(world.status("gone7").await, Lookup::Unknown);
+        assert!(matches!(world.texts("tip").await, Ok(Lookup::Found(texts)) if texts.len() == 402));
+        assert_eq!(world.store.sweep(SystemTime::now()).await, Ok(0));
+        // With its tip the whole chain goes, a bounded part of it at once.
+        world.store.delete(&id("tip")).await.expect("a delete");
+        assert!(world.size().await.0 > 100);
+        world.store.sweep(SystemTime::now()).await.expect("a sweep");
+        assert_eq!(world.size().await.0, 2, "the deleted tip, and the one alone");
+        world.store.sweep(SystemTime::now() + 2 * HOUR).await.expect("a sweep");
+        assert_eq!(world.size().await, (0, 0));
+    }
+}
+
+/// A small generator of numbers: the walk is the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((self.0 >> 33) % most as u64).expect("a small number")
+    }
+}
+
+/// A random tree of records that are deleted, expire, are put again and swept, beside a model that forgets
+/// nothing: every living record's chain is whole at every step, and in the end nothing is left.
+#[tokio::test]
+async fn over_a_random_walk_every_living_chain_is_whole() {
+    for backend in BOTH {
+        for seed in 0..6 {
+            let world = World::of(backend).await;
+            let mut dice = Dice(seed);
+            // Name to predecessor and whether it lives.
+            let mut model: HashMap<String, (Option<String>, bool)> = HashMap::new();
+            let mut names: Vec<String> = Vec::new();
+            for step in 0..250 {
+                let any = (!names.is_empty()).then(|| names[dice.below(names.len())].clone());
+                let alive = any.filter(|name| model[name].1);
+                match (dice.below(10), alive) {
+                    (0 | 1, Some(name)) => {
+                        assert_eq!(world.store.delete(&id(&name)).await, Ok(Lookup::Found(())), "{name}");
+                        model.get_mut(&name).expect("a record").1 = false;
+                    }
+                    (2, Some(name)) => {
+                        let previous = model[&name].0.clone();
+                        world.put(expired(&name, previous.as_deref())).await;
+                        model.get_mut(&name).expect("a record").1 = false;
+                    }
+                    (3, Some(name)) => {
+                        let found = world.store.touch(&id(&name), now() + HOUR).await;
+                        assert_eq!(found, Ok(Lookup::Found(())));
+                    }
+                    (4, _) => drop(world.store.sweep(SystemTime::now()).await.expect("a sweep")),
+                    (_, alive) => {
+                        let name = format!("s{step}");
+                        world.put(record(&name, alive.as_deref())).await;
+                        model.insert(name.clone(), (alive, true));
+                        names.push(name);
+                    }
+                }
+                if step % 10 != 0 {
+                    continue;
+                }
+                for name in &names {
+                    let mut chain = vec![name.as_str()];
+                    while let Some(previous) = model[chain[chain.len() - 1]].0.as_deref() {
+                        chain.push(previous);
+                    }
+                    chain.reverse();
+                    let found = world.texts(name).await;
+                    if model[name].1 {
+                        assert_eq!(found, Ok(said(&chain)), "{backend:?}, seed {seed}, step {step}");
+                    } else {
+                        assert!(!matches!(found, Ok(Lookup::Found(_))), "{name} came back");
+                    }
+                }
+            }
+            for name in names {
+                world.store.delete(&id(&name)).await.expect("a delete");
+            }
+            world.store.sweep(SystemTime::now() + 2 * HOUR).await.expect("a sweep");
+            assert_eq!(world.size().await, (0, 0), "{backend:?}, seed {seed}");
+        }
+    }
+}
