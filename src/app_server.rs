@@ -12,6 +12,7 @@ mod model_list;
 mod rate_limits;
 mod runtime;
 mod status;
+mod templates;
 
 mod supervisor;
 
@@ -41,6 +42,7 @@ mod setup_error;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use child::become_tethered;
 pub use connection::{
     ConnectOptions, Connection, Diagnostics, Notice, RateLimitWindow, RateLimits, ToolCallReply,
 };

@@ -5,7 +5,8 @@ mod orphans;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::unix::process::ExitStatusExt;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -13,9 +14,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::Command;
+use tokio::runtime::Handle;
 
 use super::SetupError;
-use crate::tasks::Tasks;
+use crate::tasks::{Tasks, lasting};
 
 pub(crate) use log::LogTail;
 pub(crate) use orphans::end_orphans;
@@ -27,6 +29,9 @@ const SETTINGS: [&str; 4] = [
     "analytics.enabled=false",
     "check_for_update_on_startup=false",
 ];
+
+/// The hidden subcommand that calls [`become_tethered`]: `tether PARENT PROGRAM [ARGUMENT]...`.
+pub(crate) const TETHER: &str = "tether";
 
 /// What the child inherits of our environment: how to find programs, how to write, how to reach the network.
 /// Anything else comes by `child_environment`.
@@ -60,6 +65,8 @@ const INHERITED: [&str; 22] = [
 pub(crate) struct ChildSpec {
     /// The codex binary.
     pub(crate) codex: PathBuf,
+    /// Our own program, which becomes codex once it is tied to our life; `None` starts codex itself.
+    pub(crate) tether: Option<PathBuf>,
     /// Where it listens.
     pub(crate) socket: PathBuf,
     /// The lean catalogue; `None` keeps the stock one.
@@ -86,7 +93,8 @@ pub(crate) struct Child {
 impl Child {
     /// Starts it; it is not ready yet.
     pub(crate) fn spawn(spec: &ChildSpec, tasks: &Tasks) -> Result<Self, SetupError> {
-        let mut process = Command::new(&spec.codex)
+        let mut command = program(&spec.codex, spec.tether.as_deref());
+        command
             .args(arguments(&spec.socket, spec.catalogue.as_deref(), &spec.codex_config))
             .env_clear()
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
@@ -95,9 +103,15 @@ impl Child {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| SetupError::Child(format!("{}: {error}", spec.codex.display())))?;
+            .kill_on_drop(true);
+        let runtime = Handle::current();
+        // What is tied to us is tied to the thread that starts it.
+        let mut process = lasting(move || {
+            let _entered = runtime.enter();
+            command.spawn()
+        })
+        .unwrap_or_else(|| Err(io::Error::other("the thread that starts it is gone")))
+        .map_err(|error| SetupError::Child(format!("{}: {error}", spec.codex.display())))?;
         let pid = process
             .id()
             .and_then(|pid| i32::try_from(pid).ok())
@@ -159,6 +173,30 @@ impl Drop for Child {
     }
 }
 
+/// Codex, or ourselves on the way to becoming it.
+fn program(codex: &Path, tether: Option<&Path>) -> Command {
+    let Some(program) = tether.filter(|_| cfg!(target_os = "linux")) else { return Command::new(codex) };
+    let mut command = Command::new(program);
+    command.arg(TETHER).arg(std::process::id().to_string()).arg(codex);
+    command
+}
+
+/// Becomes `program`, killed as soon as the process `parent`, which started us, is gone: also where that
+/// was killed itself and could end nothing. Comes back only if it fails.
+pub fn become_tethered(parent: u32, program: &Path, arguments: &[OsString]) -> io::Error {
+    #[cfg(target_os = "linux")]
+    {
+        if let Err(error) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
+            return error.into();
+        }
+        // It may have gone before that.
+        if nix::unistd::getppid().as_raw().unsigned_abs() != parent {
+            return io::Error::other("the bridge that started it is gone");
+        }
+    }
+    std::process::Command::new(program).args(arguments).exec()
+}
+
 /// The command line.
 fn arguments(socket: &Path, catalogue: Option<&Path>, codex_config: &[String]) -> Vec<OsString> {
     let mut listen = OsString::from("unix://");
@@ -213,6 +251,7 @@ mod tests {
         std::fs::write(&file, script).unwrap();
         ChildSpec {
             codex: "/bin/sh".into(),
+            tether: None,
             socket: temp.join("socket"),
             catalogue: None,
             codex_config: Vec::new(),

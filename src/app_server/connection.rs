@@ -172,8 +172,34 @@ impl Connection {
 
     /// Starts a thread and subscribes to it. Given up halfway, the thread is let go when its reply comes.
     pub async fn start_thread(&self, options: &ThreadOptions) -> Result<Thread, AppServerError> {
-        let subscription = self.shared().start_thread(&wire::thread_start(options)).await?;
+        let params = wire::thread_start(options);
+        let subscription = self.shared().start_thread("thread/start", &params).await?;
         Ok(Thread::new(self.clone(), subscription, options))
+    }
+
+    /// Starts a thread that begins with what `template` holds, and tells no raw items. Else as
+    /// [`Connection::start_thread`].
+    pub async fn fork_thread(
+        &self,
+        template: &ThreadId,
+        options: &ThreadOptions,
+    ) -> Result<Thread, AppServerError> {
+        let params = wire::thread_fork(template.as_str(), options);
+        let subscription = self.shared().start_thread("thread/fork", &params).await?;
+        Ok(Thread::new(self.clone(), subscription, options))
+    }
+
+    /// Starts a thread that is kept on disk, to be forked once it holds something.
+    pub async fn start_template(&self, options: &ThreadOptions) -> Result<Thread, AppServerError> {
+        let params = wire::template_start(options);
+        let subscription = self.shared().start_thread("thread/start", &params).await?;
+        Ok(Thread::new(self.clone(), subscription, options))
+    }
+
+    /// Deletes a thread that is kept on disk. Its forks go on.
+    pub async fn delete_thread(&self, thread: &ThreadId) -> Result<(), AppServerError> {
+        let params = wire::ThreadRef { thread_id: thread.as_str() };
+        self.shared().call::<_, IgnoredAny>("thread/delete", &params).await.map(drop)
     }
 
     /// The whole catalogue, hidden models included.

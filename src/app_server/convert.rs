@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, SystemTime};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::connection::{Diagnostics, Notice, RateLimitWindow, RateLimits, ToolCallReply};
 use super::error::{DisconnectReason, FailureKind, TurnFailure};
@@ -80,9 +80,17 @@ pub(super) fn notification<'a>(method: &str, params: &'a str) -> Result<Notifica
             routed(thread_id, ThreadEvent::ItemStarted { turn: turn(&turn_id), kind, item_id: item.id })
         }
         "item/completed" => {
-            let wire::ItemNotification { thread_id, turn_id, item } = serde_json::from_str(params)?;
+            let wire::ItemCompleted { thread_id, turn_id, item } = serde_json::from_str(params)?;
+            if let "webSearch" | "imageGeneration" = &*item.kind {
+                let wire::OwnCallNotification { item: call } = serde_json::from_str(params)?;
+                let done = own_call(&item.kind, &item.id, call);
+                let call_id = item.id;
+                let event = ThreadEvent::OwnCallDone { turn: turn(&turn_id), call_id, item: done };
+                return routed(thread_id, event);
+            }
             let kind = ItemKind::from_wire(&item.kind);
-            routed(thread_id, ThreadEvent::ItemCompleted { turn: turn(&turn_id), kind, item_id: item.id })
+            let (item_id, item) = (item.id.clone(), completed_item(&kind, item));
+            routed(thread_id, ThreadEvent::ItemCompleted { turn: turn(&turn_id), kind, item_id, item })
         }
         "turn/started" => {
             let wire::TurnNotification { thread_id, turn: started } = serde_json::from_str(params)?;
@@ -137,8 +145,12 @@ pub(super) fn tool_call(
     params: &str,
     reply: ToolCallReply,
 ) -> Result<(std::borrow::Cow<'_, str>, ThreadEvent), serde_json::Error> {
-    let wire::ToolCall { thread_id, turn_id, call_id, tool: name, arguments } = serde_json::from_str(params)?;
-    Ok((thread_id, ThreadEvent::ToolCall { turn: turn(&turn_id), call_id, name, arguments, reply }))
+    let wire::ToolCall { thread_id, turn_id, call_id, namespace, tool: name, arguments } =
+        serde_json::from_str(params)?;
+    Ok((
+        thread_id,
+        ThreadEvent::ToolCall { turn: turn(&turn_id), call_id, namespace, name, arguments, reply },
+    ))
 }
 
 /// Codex's own version in `codex_bridge/0.169.0 (Debian …) …`.
@@ -284,6 +296,68 @@ fn raw_item(raw: wire::RawItem<'_>) -> Result<Notification<'_>, serde_json::Erro
     let fields: Map<String, Value> = serde_json::from_str(raw.item.get())?;
     let event = ThreadEvent::RawItem { turn: turn(&raw.turn_id), item: Item::new(fields) };
     Ok(Notification::Thread { thread: raw.thread_id, event })
+}
+
+/// A thread item as the raw item it was made from, as far as it goes.
+fn completed_item(kind: &ItemKind, item: wire::CompletedItem<'_>) -> Option<Item> {
+    let parts = |texts: Vec<String>, kind: &str| -> Vec<Value> {
+        texts.into_iter().map(|text| json!({"type": kind, "text": text})).collect()
+    };
+    let mut fields = Map::new();
+    let mut set = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
+    match kind {
+        ItemKind::Message => {
+            let text = item.text?;
+            set("type", "message".into());
+            set("id", item.id.into());
+            set("role", "assistant".into());
+            set("status", "completed".into());
+            if let Some(phase) = item.phase {
+                set("phase", phase.into());
+            }
+            let part = json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []});
+            set("content", vec![part].into());
+        }
+        ItemKind::Reasoning => {
+            set("type", "reasoning".into());
+            set("id", item.id.into());
+            set("summary", parts(item.summary?, "summary_text").into());
+            let content = item.content.filter(|content| !content.is_empty());
+            set("content", content.map_or(Value::Null, |content| parts(content, "reasoning_text").into()));
+        }
+        ItemKind::ContextCompaction | ItemKind::Other(_) => return None,
+    }
+    Some(Item::new(fields))
+}
+
+/// The Responses API's item for a call that the app-server answered by itself.
+fn own_call(kind: &str, call_id: &str, call: wire::OwnCall) -> Item {
+    let status = if call.status.as_deref() == Some("failed") { "failed" } else { "completed" };
+    let item = if kind == "imageGeneration" {
+        let image = call.result.filter(|image| !image.is_empty());
+        json!({"type": "image_generation_call", "id": format!("ig_{call_id}"), "status": status, "result": image})
+    } else {
+        let action = search_action(call.action, call.query.unwrap_or_default());
+        json!({"type": "web_search_call", "id": format!("ws_{call_id}"), "status": status, "action": action})
+    };
+    Item::from_value(item).unwrap_or_else(|| Item::new(Map::new()))
+}
+
+fn search_action(action: Option<wire::WebSearchAction>, query: String) -> Value {
+    match action {
+        Some(wire::WebSearchAction { kind, url, .. }) if kind == "openPage" => {
+            json!({"type": "open_page", "url": url})
+        }
+        Some(wire::WebSearchAction { kind, url, pattern, .. }) if kind == "findInPage" => {
+            json!({"type": "find_in_page", "url": url, "pattern": pattern})
+        }
+        Some(action) => {
+            let query = action.query.unwrap_or(query);
+            let queries = action.queries.unwrap_or_else(|| vec![query.clone()]);
+            json!({"type": "search", "query": query, "queries": queries})
+        }
+        None => json!({"type": "search", "query": query, "queries": [query]}),
+    }
 }
 
 fn turn_status(ended: wire::Turn<'_>) -> TurnStatus {

@@ -4,6 +4,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::warn;
 
 use super::SetupError;
 use super::state_folder::{StateFolder, private_dir, write_private};
@@ -76,6 +79,27 @@ impl Home {
         &self.private
     }
 
+    /// Where the child keeps threads that are not ephemeral. They hold the client's words.
+    pub(crate) fn sessions(&self) -> PathBuf {
+        self.private.join("sessions")
+    }
+
+    /// Where Codex keeps the images it has generated, a folder for each thread.
+    pub(crate) fn images(&self) -> PathBuf {
+        self.private.join("generated_images")
+    }
+
+    /// Deletes the kept threads that an earlier bridge left. For when no child runs.
+    pub(crate) fn clear_sessions(&self) -> Result<(), SetupError> {
+        let sessions = self.sessions();
+        match std::fs::remove_dir_all(&sessions) {
+            Ok(()) => tracing::debug!("kept threads of an earlier bridge were deleted"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(SetupError::folder("cannot empty", &sessions, &error)),
+        }
+        private_dir(&sessions)
+    }
+
     /// The user's login file, which the private home's `auth.json` links to.
     pub(crate) fn auth_file(&self) -> &Path {
         &self.user_auth
@@ -140,6 +164,19 @@ pub(crate) fn connectable(socket: &Path) -> Option<PathBuf> {
         return socket.exists().then(|| socket.to_owned());
     }
     std::fs::read_link(socket).ok().filter(|target| target.exists())
+}
+
+/// Removes the folders in `images` that nothing was put into for `life`.
+pub(super) fn sweep_images(images: &Path, life: Duration) {
+    // Most homes have none.
+    for thread in std::fs::read_dir(images).into_iter().flatten().flatten() {
+        let age = thread.metadata().and_then(|known| known.modified()).ok().and_then(|at| at.elapsed().ok());
+        if age.is_some_and(|age| age >= life)
+            && let Err(error) = std::fs::remove_dir_all(thread.path())
+        {
+            warn!(%error, "generated images could not be removed");
+        }
+    }
 }
 
 /// Why a login that exists does not show in the private home, where that is so: it is kept in the keyring
@@ -262,6 +299,17 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_bridge_kept_is_deleted() {
+        let folders = Folders::new();
+        let home = folders.prepare().unwrap();
+        std::fs::create_dir_all(home.sessions().join("2026/01")).unwrap();
+        std::fs::write(home.sessions().join("2026/01/rollout.jsonl"), "words").unwrap();
+        home.clear_sessions().unwrap();
+        assert_eq!(std::fs::read_dir(home.sessions()).unwrap().count(), 0);
+        assert_eq!(std::fs::metadata(home.sessions()).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
     fn the_private_home_is_never_its_own_user() {
         let folders = Folders::new();
         folders.prepare().unwrap();
@@ -299,6 +347,19 @@ mod tests {
         std::fs::write(&target, "").unwrap();
         assert_eq!(connectable(&socket), Some(target.clone()));
         assert_eq!(connectable(&target), Some(target));
+    }
+
+    #[test]
+    fn generated_images_are_removed_in_time() {
+        let temp = tempfile::tempdir().unwrap();
+        let images = temp.path().join("generated_images");
+        sweep_images(&images, Duration::ZERO);
+        std::fs::create_dir_all(images.join("thread")).unwrap();
+        std::fs::write(images.join("thread/c1.png"), "").unwrap();
+        sweep_images(&images, Duration::from_secs(3600));
+        assert!(images.join("thread/c1.png").exists());
+        sweep_images(&images, Duration::ZERO);
+        assert!(!images.join("thread").exists() && images.exists());
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub(crate) trait Launcher: fmt::Debug + Send + Sync + 'static {
     /// How often to look.
     fn check_every(&self) -> Duration;
 
+    /// How much memory it has, bytes, where that is ours to look after.
+    fn memory(&self, live: Arc<Live>) -> BoxFuture<'static, Option<u64>>;
+
     /// Who runs it.
     fn mode(&self) -> AppServerMode;
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::home::Home;
+use super::home::{self, Home};
 use super::launch::{Connected, Launcher, Live, McpServers, Streams, Supervised};
 use super::locate::LocateInputs;
 use super::login::LoginCache;
@@ -25,6 +25,8 @@ use crate::tasks::Tasks;
 
 /// Orders on their way to the supervisor; past it the asker waits.
 const ORDERS: usize = 32;
+/// How long a generated image stays where the model can find it again.
+const IMAGE_LIFE: Duration = Duration::from_secs(3600);
 
 /// Lets tool outputs of any size through where the stock catalogue would cut them.
 const TOOL_OUTPUT_TOKENS: u64 = 100_000_000;
@@ -42,7 +44,11 @@ struct Inner {
     start_timeout: Duration,
     cwd: PathBuf,
     user_home: Option<PathBuf>,
+    /// Where Codex puts the images it has generated, in a home of ours.
+    images: Option<PathBuf>,
     auth_file: Option<PathBuf>,
+    /// Where threads of ours are kept on disk; none where the home is somebody else's.
+    sessions: Option<PathBuf>,
     mcp_servers: McpServers,
     shared: Arc<Shared>,
     snapshot: watch::Receiver<Snapshot>,
@@ -62,7 +68,16 @@ pub(super) struct Shared {
 struct Parts {
     cwd: PathBuf,
     user_home: Option<PathBuf>,
+    sessions: Option<PathBuf>,
+    images: Option<PathBuf>,
     mcp_servers: McpServers,
+}
+
+impl Parts {
+    /// Of an app-server whose home is not ours.
+    fn foreign(cwd: PathBuf, mcp_servers: McpServers) -> Self {
+        Self { cwd, user_home: None, sessions: None, images: None, mcp_servers }
+    }
 }
 
 impl AppServer {
@@ -74,7 +89,6 @@ impl AppServer {
         tasks: &Tasks,
     ) -> Result<Self, SetupError> {
         let locate = LocateInputs::new(config, machine);
-        let environment = machine.environment.clone();
         let runtime_dir = machine.runtime_dir.as_deref();
         let home = Home::prepare(state, &config.user_codex_home, runtime_dir)?;
         let mcp_servers = McpServers::default();
@@ -82,14 +96,22 @@ impl AppServer {
         let user_home = Some(home.user_home().to_owned());
         Ok(match &config.connect {
             None => {
-                let parts = Parts { cwd, user_home, mcp_servers };
-                let launcher = Supervised::new(config, locate, &environment, home, tasks);
+                let (images, sessions) = (Some(home.images()), Some(home.sessions()));
+                let parts = Parts { cwd, user_home, sessions, images, mcp_servers };
+                let launcher = Supervised::new(config, locate, machine, home, tasks);
                 Self::with(config, Arc::new(launcher), parts, tasks)
             }
             Some(endpoint) => {
-                let parts = Parts { cwd, user_home: None, mcp_servers: mcp_servers.clone() };
-                let launcher =
-                    Connected::new(config, endpoint.clone(), locate, &environment, &home, mcp_servers, tasks);
+                let parts = Parts::foreign(cwd, mcp_servers.clone());
+                let launcher = Connected::new(
+                    config,
+                    endpoint.clone(),
+                    locate,
+                    &machine.environment,
+                    &home,
+                    mcp_servers,
+                    tasks,
+                );
                 Self::with(config, Arc::new(launcher), parts, tasks)
             }
         })
@@ -109,7 +131,7 @@ impl AppServer {
         Fut: Future<Output = std::io::Result<S>> + Send + 'static,
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let parts = Parts { cwd: cwd.to_owned(), user_home: None, mcp_servers: McpServers::default() };
+        let parts = Parts::foreign(cwd.to_owned(), McpServers::default());
         let launcher = Streams::new(config, auth_file.map(Path::to_owned), open, tasks);
         Self::with(config, Arc::new(launcher), parts, tasks)
     }
@@ -119,10 +141,9 @@ impl AppServer {
         let (orders, received) = mpsc::channel(ORDERS);
         let (published, snapshot) = watch::channel(Snapshot::starting());
         let shared = Arc::new(Shared::default());
-        let supervisor =
-            Supervisor::new(launcher, config.start_timeout, Arc::clone(&shared), published, received, tasks);
+        let supervisor = Supervisor::new(launcher, config, Arc::clone(&shared), published, received, tasks);
         tasks.spawn("app-server supervisor", supervisor.run());
-        let Parts { cwd, user_home, mcp_servers } = parts;
+        let Parts { cwd, user_home, sessions, images, mcp_servers } = parts;
         Self {
             inner: Arc::new(Inner {
                 mode,
@@ -130,7 +151,9 @@ impl AppServer {
                 start_timeout: config.start_timeout,
                 cwd,
                 user_home,
+                images,
                 auth_file,
+                sessions,
                 mcp_servers,
                 shared,
                 snapshot,
@@ -163,6 +186,7 @@ impl AppServer {
             version: live.and_then(|live| live.version.clone()),
             generation: snapshot.generation,
             pid: live.and_then(|live| live.pid),
+            memory: snapshot.memory,
             last_disconnect: snapshot.last_disconnect.clone(),
             since: snapshot.since,
         }
@@ -185,10 +209,16 @@ impl AppServer {
         Generations { snapshot: self.inner.snapshot.clone() }
     }
 
-    /// Whether the app-server is ours: lean catalogue, private home, and a model that may change along a
-    /// thread. On somebody else's a thread keeps its model.
+    /// Whether the app-server is ours: lean catalogue and private home.
     pub fn owns_app_server(&self) -> bool {
         self.inner.mode == AppServerMode::Supervised
+    }
+
+    /// Removes generated images that no thread still works on; the client has them.
+    pub async fn sweep_images(&self) {
+        if let Some(folder) = self.inner.images.clone() {
+            self.inner.tasks.blocking(move || home::sweep_images(&folder, IMAGE_LIFE)).await;
+        }
     }
 
     /// What a thread starts with here.
@@ -208,6 +238,10 @@ impl AppServer {
         let (done, stopped) = oneshot::channel();
         if self.inner.orders.send(Order::Stop { limit, done }).await.is_ok() {
             let _ = stopped.await;
+        }
+        if let Some(sessions) = self.inner.sessions.clone() {
+            // Whatever was not deleted while there was somebody to do it.
+            self.inner.tasks.blocking(move || std::fs::remove_dir_all(sessions)).await;
         }
     }
 
@@ -269,6 +303,14 @@ impl AppServer {
 
     pub(super) fn shared(&self) -> &Shared {
         &self.inner.shared
+    }
+
+    pub(super) fn scaffold(&self) -> Scaffold {
+        self.inner.scaffold
+    }
+
+    pub(super) fn sessions(&self) -> Option<&Path> {
+        self.inner.sessions.as_deref()
     }
 
     pub(super) fn auth_file(&self) -> Option<&Path> {

@@ -64,6 +64,8 @@ pub struct AppServerStatus {
     pub generation: u64,
     /// Process id of our child.
     pub pid: Option<u32>,
+    /// Our child's resident memory, bytes, as last looked at.
+    pub memory: Option<u64>,
     /// Why the last connection ended.
     pub last_disconnect: Option<String>,
     /// Since when it is in this state.

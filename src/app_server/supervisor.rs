@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::child::Child;
 use super::launch::{Launch, Launcher, Live};
 use super::runtime::Shared;
 use super::{Notice, SetupError};
+use crate::config::AppServerConfig;
 use crate::tasks::Tasks;
 
 use drains::Drains;
@@ -29,6 +30,9 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Replacements asked for by hand (`models_fresh`) happen at most this often.
 const CHECK_APART: Duration = Duration::from_secs(60);
+
+/// Looks at a child's memory before it may be replaced for it.
+const LOOKS: u32 = 10;
 
 /// What the supervisor is asked. At most 32 wait; past that the asker does.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub(super) struct Snapshot {
     pub(super) phase: Phase,
     pub(super) generation: u64,
     pub(super) last_disconnect: Option<String>,
+    /// The running child's, bytes, as last looked at.
+    pub(super) memory: Option<u64>,
     pub(super) since: SystemTime,
 }
 
@@ -62,7 +68,13 @@ pub(super) enum Phase {
 
 impl Snapshot {
     pub(super) fn starting() -> Self {
-        Self { phase: Phase::Starting, generation: 0, last_disconnect: None, since: SystemTime::now() }
+        Self {
+            phase: Phase::Starting,
+            generation: 0,
+            last_disconnect: None,
+            memory: None,
+            since: SystemTime::now(),
+        }
     }
 }
 
@@ -71,6 +83,9 @@ impl Snapshot {
 pub(super) struct Supervisor {
     launcher: Arc<dyn Launcher>,
     start_timeout: Duration,
+    /// Bytes; past it the child is replaced.
+    max_memory: u64,
+    memory_check: Duration,
     shared: Arc<Shared>,
     snapshot: watch::Sender<Snapshot>,
     orders: mpsc::Receiver<Order>,
@@ -103,7 +118,7 @@ enum Interrupted {
 impl Supervisor {
     pub(super) fn new(
         launcher: Arc<dyn Launcher>,
-        start_timeout: Duration,
+        config: &AppServerConfig,
         shared: Arc<Shared>,
         snapshot: watch::Sender<Snapshot>,
         orders: mpsc::Receiver<Order>,
@@ -112,7 +127,9 @@ impl Supervisor {
         let patience = Patience::new(launcher.mode());
         Self {
             launcher,
-            start_timeout,
+            start_timeout: config.start_timeout,
+            max_memory: config.max_memory as u64,
+            memory_check: config.memory_check,
             shared,
             snapshot,
             orders,
@@ -179,11 +196,9 @@ impl Supervisor {
         let mut running = self.ready(launch);
         let mut replacing: Option<BoxFuture<'static, Result<Launch, SetupError>>> = None;
         let mut checking: Option<BoxFuture<'static, bool>> = None;
-        // An interval of nothing is a panic.
-        let mut check = tokio::time::interval(self.launcher.check_every().max(Duration::from_millis(10)));
-        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is at once, and what was launched just now is not out of date.
-        check.reset();
+        let mut measuring: Option<BoxFuture<'static, Option<u64>>> = None;
+        let mut check = every(self.launcher.check_every());
+        let mut measure = every(self.memory_check);
         let mut last_check = Instant::now();
         loop {
             // Cancel-safe: receives, process waits and boxed futures that stay in their slots lose nothing.
@@ -212,12 +227,21 @@ impl Supervisor {
                         replacing = Some(self.replacement("the model catalogue changed"));
                     }
                 }
+                _ = measure.tick(), if measuring.is_none() => {
+                    measuring = Some(self.launcher.memory(Arc::clone(&running.live)));
+                }
+                memory = finished(&mut measuring) => {
+                    if self.is_too_large(memory, running.since) && replacing.is_none() {
+                        replacing = Some(self.replacement("it takes more than app_server.max_memory"));
+                    }
+                }
                 launched = finished(&mut replacing) => match launched {
                     Ok(launch) => {
                         let old = std::mem::replace(&mut running, self.ready(launch));
                         self.drains.drain(old.live, old.child);
-                        // What is being checked is no longer what runs.
+                        // What is being looked at is no longer what runs.
                         checking = None;
+                        measuring = None;
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the app-server could not be replaced; the running one stays");
@@ -285,6 +309,17 @@ impl Supervisor {
         Box::pin(async move { timeout(limit, launch).await.unwrap_or(Err(SetupError::Timeout(limit))) })
     }
 
+    /// Takes note of the child's memory; whether it is time for a new one. Not soon after its start: where the
+    /// limit is less than a fresh one takes, each would be replaced by the next.
+    fn is_too_large(&self, memory: Option<u64>, since: Instant) -> bool {
+        self.snapshot.send_modify(|snapshot| snapshot.memory = memory);
+        let too_large = memory.filter(|memory| *memory > self.max_memory);
+        if let Some(memory) = too_large {
+            tracing::warn!(memory, limit = self.max_memory, "the app-server takes too much memory");
+        }
+        too_large.is_some() && since.elapsed() >= self.memory_check * LOOKS
+    }
+
     fn ready(&mut self, launch: Launch) -> Running {
         let Launch { live, child } = launch;
         self.generation = live.generation;
@@ -343,9 +378,20 @@ impl Supervisor {
         self.snapshot.send_modify(|snapshot| {
             snapshot.phase = phase;
             snapshot.generation = generation;
+            snapshot.memory = None;
             snapshot.since = SystemTime::now();
         });
     }
+}
+
+/// Ticks from one `period` from now on.
+fn every(period: Duration) -> Interval {
+    // An interval of nothing is a panic.
+    let mut interval = tokio::time::interval(period.max(Duration::from_millis(10)));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first tick is at once, and what was launched just now needs no look.
+    interval.reset();
+    interval
 }
 
 /// The child's end; without one, never.

@@ -20,7 +20,6 @@ pub struct Thread {
     /// Before the connection: dropped first, it still says goodbye to the app-server.
     subscription: Subscription,
     connection: Connection,
-    /// The model of the last turn, or the thread's own.
     model: String,
     /// An earlier turn set an effort: the next one that wants the default must say so.
     effort_set: bool,
@@ -57,14 +56,10 @@ impl Thread {
     ) -> Result<TurnId, AppServerError> {
         let shared = self.connection.shared();
         let inject = if items.is_empty() { None } else { Some(shared.prepare(INJECT, &self.items(items))?) };
-        if let Some(model) = &options.model {
-            self.model.clone_from(model);
-        }
         let reset = self.effort_set && options.effort.is_none();
         let params = wire::TurnStart {
             thread_id: self.id().as_str(),
             input: [],
-            model: options.model.as_deref(),
             effort: options.effort.as_deref(),
             summary: options.summary.as_deref().unwrap_or("none"),
             service_tier: options.service_tier.as_deref(),

@@ -9,13 +9,14 @@ pub(super) use envelope::{
     Incoming, Refusal, RequestId, encode_notification, encode_refusal, encode_request, encode_result,
 };
 pub(super) use notifications::{
-    CodexErrorInfo, ConfigWarning, ErrorNotification, ItemNotification, LoginCompleted, RateLimitSnapshot,
-    RateLimitWindow, RateLimitsUpdated, RawItem, RawResponse, ReasoningDelta, SummaryDelta, SummaryPart,
-    TextDelta, ThreadClosed, TokenUsage, TokenUsageUpdated, ToolCall, Turn, TurnError, TurnNotification,
-    Warning,
+    CodexErrorInfo, CompletedItem, ConfigWarning, ErrorNotification, ItemCompleted, ItemNotification,
+    LoginCompleted, OwnCall, OwnCallNotification, RateLimitSnapshot, RateLimitWindow, RateLimitsUpdated,
+    RawItem, RawResponse, ReasoningDelta, SummaryDelta, SummaryPart, TextDelta, ThreadClosed, TokenUsage,
+    TokenUsageUpdated, ToolCall, Turn, TurnError, TurnNotification, Warning, WebSearchAction,
 };
 pub(super) use requests::{
-    AccountRead, Collaboration, InjectItems, Interrupt, Page, ThreadRef, TurnStart, initialize, thread_start,
+    AccountRead, Collaboration, InjectItems, Interrupt, Page, ThreadRef, TurnStart, initialize,
+    template_start, thread_fork, thread_start,
 };
 pub(super) use responses::{
     AccountResponse, ConfigResponse, DiagnosticsResponse, InitializeResponse, LoadedThreads, Model,

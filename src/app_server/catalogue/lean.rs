@@ -40,6 +40,8 @@ fn strip(model: &mut Map<String, Value>) {
         ("truncation_policy", json!({"mode": "bytes", "limit": NO_LIMIT_BYTES})),
         // Sent unasked otherwise.
         ("default_verbosity", Value::Null),
+        // An effort would be an item of its own amidst the conversation.
+        ("supports_reasoning_effort_updates", json!(false)),
     ];
     for (field, value) in fixed {
         model.insert(field.to_owned(), value);
@@ -93,6 +95,7 @@ mod tests {
                 "model_messages": null,
                 "not_known_here": {"kept": true},
                 "auto_compact_token_limit": 2_000_000_000,
+                "supports_reasoning_effort_updates": false,
             }]})
         );
     }

@@ -125,12 +125,12 @@ impl Shared {
         }
     }
 
-    /// Starts a thread; the reading task subscribes to it.
+    /// Starts a thread by `method`; the reading task subscribes to it.
     pub(super) async fn start_thread<P: Serialize>(
         &self,
+        method: &'static str,
         params: &P,
     ) -> Result<Subscription, AppServerError> {
-        let method = "thread/start";
         let request = self.prepare(method, params)?;
         let mut retries = Retries::new(method, self.request_timeout);
         loop {

@@ -59,6 +59,7 @@ fn reads_every_event_of_a_turn() {
                 turn: turn_1(),
                 kind: ItemKind::Other("somethingNew".into()),
                 item_id: item_id(),
+                item: None,
             },
         ),
         (
@@ -108,6 +109,36 @@ fn reads_every_event_of_a_turn() {
     ];
     for (method, more, expected) in cases {
         assert_eq!(event(method, &with(more)), expected, "{method}");
+    }
+}
+
+#[test]
+fn reads_a_completed_item_as_the_raw_one() {
+    let completed =
+        |item: Value| match event("item/completed", &json!({"threadId": "t1", "turnId": "u1", "item": item}))
+        {
+            ThreadEvent::ItemCompleted { item, .. } => item.map(|item| item.to_value()),
+            other => panic!("{other:?}"),
+        };
+    let part = json!({"type": "output_text", "text": "done", "annotations": [], "logprobs": []});
+    let message = json!({
+        "type": "message", "id": "m", "role": "assistant", "status": "completed", "phase": "final_answer",
+        "content": [part],
+    });
+    let said =
+        json!({"type": "agentMessage", "id": "m", "text": "done", "phase": "final_answer", "more": {}});
+    assert_eq!(completed(said), Some(message));
+    let summary = json!([{"type": "summary_text", "text": "a"}, {"type": "summary_text", "text": "b"}]);
+    let thought =
+        |content: Value| json!({"type": "reasoning", "id": "rs", "summary": summary, "content": content});
+    let raw = |content: &[&str]| {
+        completed(json!({"type": "reasoning", "id": "rs", "summary": ["a", "b"], "content": content}))
+    };
+    assert_eq!(raw(&[]), Some(thought(Value::Null)));
+    assert_eq!(raw(&["c"]), Some(thought(json!([{"type": "reasoning_text", "text": "c"}]))));
+    for other in [json!({"type": "agentMessage", "id": "m"}), json!({"type": "plan", "id": "p", "text": "x"})]
+    {
+        assert_eq!(completed(other), None);
     }
 }
 
@@ -212,4 +243,38 @@ fn reads_the_version() {
 fn debug_shows_no_text() {
     let params = json!({"threadId": "t1", "turnId": "u1", "itemId": "i1", "delta": "secret"});
     assert!(!format!("{:?}", event("item/agentMessage/delta", &params)).contains("secret"));
+}
+
+#[test]
+fn calls_that_the_app_server_answers_by_itself_become_their_items() {
+    for (item, expected) in [
+        (
+            json!({"type": "webSearch", "query": "q", "results": null,
+                "action": {"type": "search", "query": "q", "queries": null}}),
+            json!({"type": "web_search_call", "id": "ws_c1", "status": "completed",
+                "action": {"type": "search", "query": "q", "queries": ["q"]}}),
+        ),
+        (
+            json!({"type": "webSearch", "action": {"type": "openPage", "url": "https://x"}}),
+            json!({"type": "web_search_call", "id": "ws_c1", "status": "completed",
+                "action": {"type": "open_page", "url": "https://x"}}),
+        ),
+        (
+            json!({"type": "imageGeneration", "status": "completed", "result": "iVBO", "failure": null}),
+            json!({"type": "image_generation_call", "id": "ig_c1", "status": "completed", "result": "iVBO"}),
+        ),
+        (
+            json!({"type": "imageGeneration", "status": "failed", "result": ""}),
+            json!({"type": "image_generation_call", "id": "ig_c1", "status": "failed", "result": null}),
+        ),
+    ] {
+        let mut item = item;
+        item["id"] = json!("c1");
+        let params = json!({"threadId": "t", "turnId": "u", "item": item}).to_string();
+        let Ok(Notification::Thread { event, .. }) = notification("item/completed", &params) else {
+            panic!("{params}")
+        };
+        let ThreadEvent::OwnCallDone { call_id, item, .. } = event else { panic!("{event:?}") };
+        assert_eq!((call_id.as_str(), item.to_value()), ("c1", expected));
+    }
 }

@@ -105,6 +105,10 @@ impl Launcher for Connected {
         CHECK_EVERY
     }
 
+    fn memory(&self, _live: Arc<Live>) -> BoxFuture<'static, Option<u64>> {
+        std::future::ready(None).boxed()
+    }
+
     fn mode(&self) -> AppServerMode {
         AppServerMode::Connected
     }

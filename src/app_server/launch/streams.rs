@@ -83,6 +83,10 @@ where
         self.check_every
     }
 
+    fn memory(&self, _live: Arc<Live>) -> BoxFuture<'static, Option<u64>> {
+        std::future::ready(None).boxed()
+    }
+
     fn mode(&self) -> AppServerMode {
         AppServerMode::Supervised
     }

@@ -16,7 +16,7 @@ use crate::app_server::locate::{self, Codex, LocateInputs};
 use crate::app_server::login::{AuthMark, mark};
 use crate::app_server::state_folder::write_private;
 use crate::app_server::{AppServerError, AppServerMode, ConnectOptions, Connection, SetupError};
-use crate::config::{AppServerConfig, Endpoint, Scaffold};
+use crate::config::{AppServerConfig, Endpoint, Machine, Scaffold};
 use crate::tasks::Tasks;
 
 /// How long to wait before looking for the socket again; a child is ready 50 to 150 ms after its start.
@@ -37,6 +37,7 @@ struct Inner {
     config: AppServerConfig,
     locate: LocateInputs,
     environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+    program: Option<PathBuf>,
     home: Home,
     tasks: Tasks,
     /// Starts tried so far: names sockets and catalogue files.
@@ -60,20 +61,22 @@ struct Read {
 }
 
 impl Supervised {
-    /// A launcher for children in `home`; `environment` is our own.
+    /// A launcher for children in `home`.
     pub(crate) fn new(
         config: &AppServerConfig,
         locate: LocateInputs,
-        environment: &[(std::ffi::OsString, std::ffi::OsString)],
+        machine: &Machine,
         home: Home,
         tasks: &Tasks,
     ) -> Self {
-        let environment = child::environment(environment, home.codex_home(), &config.child_environment);
+        let environment =
+            child::environment(&machine.environment, home.codex_home(), &config.child_environment);
         Self {
             inner: Arc::new(Inner {
                 config: config.clone(),
                 locate,
                 environment,
+                program: machine.program.clone(),
                 home,
                 tasks: tasks.clone(),
                 starts: AtomicU64::new(0),
@@ -100,6 +103,11 @@ impl Launcher for Supervised {
         self.inner.config.catalogue_check
     }
 
+    fn memory(&self, live: Arc<Live>) -> BoxFuture<'static, Option<u64>> {
+        // A busy one that does not answer now is asked again.
+        async move { live.connection.diagnostics().await.ok()?.resident_bytes }.boxed()
+    }
+
     fn mode(&self) -> AppServerMode {
         AppServerMode::Supervised
     }
@@ -114,6 +122,7 @@ impl Inner {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         if start == 0 {
             self.end_orphans().await;
+            self.clear_sessions().await?;
         }
         let codex = self.codex().await?;
         self.furnish().await?;
@@ -122,6 +131,7 @@ impl Inner {
         let (stock, catalogue) = self.catalogue(&codex, &auth, start).await?;
         let spec = ChildSpec {
             codex: codex.path,
+            tether: self.program.clone(),
             socket: self.home.socket(start),
             catalogue,
             codex_config: self.config.codex_config.clone(),
@@ -187,6 +197,12 @@ impl Inner {
             .blocking(move || home.refresh())
             .await
             .unwrap_or_else(|| Err(SetupError::Child("its home could not be set up".into())))
+    }
+
+    async fn clear_sessions(&self) -> Result<(), SetupError> {
+        let home = self.home.clone();
+        let cleared = self.tasks.blocking(move || home.clear_sessions()).await;
+        cleared.unwrap_or_else(|| Err(SetupError::Child("its home could not be set up".into())))
     }
 
     async fn end_orphans(&self) {

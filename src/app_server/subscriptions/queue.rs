@@ -82,13 +82,15 @@ pub(in crate::app_server) fn weight(event: &ThreadEvent) -> usize {
             ThreadEvent::TextDelta { delta, .. }
             | ThreadEvent::SummaryDelta { delta, .. }
             | ThreadEvent::ReasoningDelta { delta, .. } => delta.len(),
-            ThreadEvent::RawItem { item, .. } => item.weight(),
+            ThreadEvent::RawItem { item, .. }
+            | ThreadEvent::OwnCallDone { item, .. }
+            | ThreadEvent::ItemCompleted { item: Some(item), .. } => item.weight(),
             ThreadEvent::Retrying { failure, .. } => failure.message.len(),
             ThreadEvent::ToolCall { .. }
             | ThreadEvent::TurnStarted { .. }
             | ThreadEvent::ItemStarted { .. }
             | ThreadEvent::SummaryPartAdded { .. }
-            | ThreadEvent::ItemCompleted { .. }
+            | ThreadEvent::ItemCompleted { item: None, .. }
             | ThreadEvent::ResponseCompleted { .. }
             | ThreadEvent::UsageUpdated { .. }
             | ThreadEvent::TurnCompleted { .. }
@@ -265,8 +267,8 @@ mod tests {
         let started = ThreadEvent::TurnStarted { turn: turn() };
         let item = Item::message("assistant", vec!["z".repeat(2000).into()]);
         let raw = ThreadEvent::RawItem { turn: turn(), item };
-        let completed =
-            ThreadEvent::ItemCompleted { turn: turn(), kind: ItemKind::Message, item_id: "m".into() };
+        let (kind, item_id) = (ItemKind::Message, "m".into());
+        let completed = ThreadEvent::ItemCompleted { turn: turn(), kind, item_id, item: None };
         let response =
             ThreadEvent::ResponseCompleted { turn: turn(), response_id: "resp".into(), usage: None };
         let ended = ThreadEvent::TurnCompleted { turn: turn(), status: TurnStatus::Completed };

@@ -80,6 +80,18 @@ pub enum ThreadEvent {
         kind: ItemKind,
         /// Its id.
         item_id: String,
+        /// A message or reasoning as far as that reckoning has it: without encrypted content, citations and
+        /// the like.
+        item: Option<Item>,
+    },
+    /// A call that the app-server answered by itself, with a tool of its own, has ended.
+    OwnCallDone {
+        /// Of this turn.
+        turn: TurnId,
+        /// The call.
+        call_id: String,
+        /// What became of it, as the item that stands for such a call in the Responses API.
+        item: Item,
     },
     /// One upstream response is complete.
     ResponseCompleted {
@@ -103,6 +115,8 @@ pub enum ThreadEvent {
         turn: TurnId,
         /// The call.
         call_id: String,
+        /// The function's namespace, if it stands in one.
+        namespace: Option<String>,
         /// The function.
         name: String,
         /// Its arguments.
@@ -184,7 +198,7 @@ impl fmt::Debug for ThreadEvent {
             Self::ReasoningDelta { turn, item_id, delta, .. } => text("ReasoningDelta", turn, item_id, delta),
             Self::TurnStarted { turn } => f.debug_struct("TurnStarted").field("turn", turn).finish(),
             Self::ItemStarted { turn, kind, item_id } => debug_item(f, "ItemStarted", turn, kind, item_id),
-            Self::ItemCompleted { turn, kind, item_id } => {
+            Self::ItemCompleted { turn, kind, item_id, .. } => {
                 debug_item(f, "ItemCompleted", turn, kind, item_id)
             }
             Self::SummaryPartAdded { turn, item_id, index } => f
@@ -196,6 +210,12 @@ impl fmt::Debug for ThreadEvent {
             Self::RawItem { turn, item } => {
                 f.debug_struct("RawItem").field("turn", turn).field("item", item).finish()
             }
+            Self::OwnCallDone { turn, call_id, item } => f
+                .debug_struct("OwnCallDone")
+                .field("turn", turn)
+                .field("call_id", call_id)
+                .field("item", item)
+                .finish(),
             Self::ResponseCompleted { turn, response_id, usage } => f
                 .debug_struct("ResponseCompleted")
                 .field("turn", turn)
@@ -205,10 +225,11 @@ impl fmt::Debug for ThreadEvent {
             Self::UsageUpdated { turn, last } => {
                 f.debug_struct("UsageUpdated").field("turn", turn).field("last", last).finish()
             }
-            Self::ToolCall { turn, call_id, name, .. } => f
+            Self::ToolCall { turn, call_id, namespace, name, .. } => f
                 .debug_struct("ToolCall")
                 .field("turn", turn)
                 .field("call_id", call_id)
+                .field("namespace", namespace)
                 .field("name", name)
                 .finish_non_exhaustive(),
             Self::Retrying { turn, failure } => {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::config::Scaffold;
+use crate::model::WebSearch;
 
 /// What belongs to a thread as long as it lives.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +23,11 @@ pub struct ThreadOptions {
     pub disabled_mcp_servers: Vec<String>,
     /// Longest tool output that goes through whole, tokens; for app-servers with the stock catalogue.
     pub tool_output_token_limit: Option<u64>,
-    /// The hosted web search tool.
-    pub web_search: bool,
-    /// Function tools in the app-server's form.
+    /// Codex's own web search.
+    pub web_search: Option<WebSearch>,
+    /// Codex's own image generation.
+    pub image_generation: bool,
+    /// Tools in the app-server's form.
     pub dynamic_tools: Vec<Value>,
 }
 
@@ -38,7 +41,8 @@ impl ThreadOptions {
             scaffold: Scaffold::None,
             disabled_mcp_servers: Vec::new(),
             tool_output_token_limit: None,
-            web_search: false,
+            web_search: None,
+            image_generation: false,
             dynamic_tools: Vec::new(),
         }
     }
@@ -47,8 +51,6 @@ impl ThreadOptions {
 /// What one turn brings.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TurnOptions {
-    /// Another model than the thread's; sticks.
-    pub model: Option<String>,
     /// Reasoning effort; `None` is the model's default.
     pub effort: Option<String>,
     /// Reasoning summary (`auto`, `concise`, `detailed`, `none`); `None` asks for none.

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// `turn/started`, `turn/completed`.
@@ -58,7 +60,42 @@ pub(in crate::app_server) enum CodexErrorInfo {
     Unreadable(serde::de::IgnoredAny),
 }
 
-/// `item/started`, `item/completed`.
+/// `item/completed`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::app_server) struct ItemCompleted<'a> {
+    #[serde(borrow)]
+    pub(in crate::app_server) thread_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(in crate::app_server) turn_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(in crate::app_server) item: CompletedItem<'a>,
+}
+
+#[derive(Deserialize)]
+pub(in crate::app_server) struct CompletedItem<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(in crate::app_server) kind: Cow<'a, str>,
+    #[serde(default)]
+    pub(in crate::app_server) id: String,
+    /// Of a message.
+    #[serde(default, deserialize_with = "if_readable")]
+    pub(in crate::app_server) text: Option<String>,
+    #[serde(default, deserialize_with = "if_readable")]
+    pub(in crate::app_server) phase: Option<String>,
+    /// Of reasoning; other items have other things under these names.
+    #[serde(default, deserialize_with = "if_readable")]
+    pub(in crate::app_server) summary: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "if_readable")]
+    pub(in crate::app_server) content: Option<Vec<String>>,
+}
+
+/// A value of the expected form; any other is as good as none.
+fn if_readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(value: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(value)?).ok())
+}
+
+/// `item/started`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::app_server) struct ItemNotification<'a> {
@@ -76,6 +113,39 @@ pub(in crate::app_server) struct ItemHead<'a> {
     pub(in crate::app_server) kind: Cow<'a, str>,
     #[serde(default)]
     pub(in crate::app_server) id: String,
+}
+
+/// `item/completed` of a `webSearch` or an `imageGeneration`.
+#[derive(Deserialize)]
+pub(in crate::app_server) struct OwnCallNotification {
+    pub(in crate::app_server) item: OwnCall,
+}
+
+#[derive(Deserialize)]
+pub(in crate::app_server) struct OwnCall {
+    #[serde(default)]
+    pub(in crate::app_server) query: Option<String>,
+    #[serde(default)]
+    pub(in crate::app_server) action: Option<WebSearchAction>,
+    #[serde(default)]
+    pub(in crate::app_server) status: Option<String>,
+    /// Base64.
+    #[serde(default)]
+    pub(in crate::app_server) result: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(in crate::app_server) struct WebSearchAction {
+    #[serde(rename = "type")]
+    pub(in crate::app_server) kind: String,
+    #[serde(default)]
+    pub(in crate::app_server) query: Option<String>,
+    #[serde(default)]
+    pub(in crate::app_server) queries: Option<Vec<String>>,
+    #[serde(default)]
+    pub(in crate::app_server) url: Option<String>,
+    #[serde(default)]
+    pub(in crate::app_server) pattern: Option<String>,
 }
 
 /// `item/agentMessage/delta`.
@@ -173,6 +243,8 @@ pub(in crate::app_server) struct ToolCall<'a> {
     #[serde(borrow)]
     pub(in crate::app_server) turn_id: Cow<'a, str>,
     pub(in crate::app_server) call_id: String,
+    #[serde(default)]
+    pub(in crate::app_server) namespace: Option<String>,
     pub(in crate::app_server) tool: String,
     #[serde(default)]
     pub(in crate::app_server) arguments: serde_json::Value,

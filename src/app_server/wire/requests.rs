@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::app_server::thread::ThreadOptions;
 use crate::config::Scaffold;
-use crate::model::Item;
+use crate::model::{Item, Location, WebSearch};
 
 /// Notifications nobody reads: muted for the connection. Those of a newer app-server are passed over.
 pub(in crate::app_server) const OPT_OUT: &[&str] = &[
@@ -94,6 +94,8 @@ const LEAN_OFF: &[&str] = &[
     "skills.bundled.enabled",
     "features.shell_tool",
     "features.unified_exec",
+    // Runs the user's shell, start-up files and all, once for each fork.
+    "features.shell_snapshot",
     "features.goals",
     "features.multi_agent",
     "features.multi_agent_v2",
@@ -101,7 +103,6 @@ const LEAN_OFF: &[&str] = &[
     "features.apps",
     "features.plugins",
     "features.tool_suggest",
-    "features.image_generation",
     "features.sleep_tool",
     "features.skill_search",
     "features.hooks",
@@ -148,6 +149,29 @@ pub(in crate::app_server) fn thread_start(options: &ThreadOptions) -> Value {
     params
 }
 
+/// `thread/start`: a thread that is kept on disk, for others to be forked from. Nobody listens to it.
+pub(in crate::app_server) fn template_start(options: &ThreadOptions) -> Value {
+    let mut params = thread_start(options);
+    params["ephemeral"] = false.into();
+    params["experimentalRawEvents"] = false.into();
+    params
+}
+
+/// `thread/fork`: an ephemeral thread that begins with what `template` holds, and else is as `thread/start`
+/// makes it. What is left out here would be Codex's own again. It takes no `environments` and no tools, and
+/// tells no raw items.
+pub(in crate::app_server) fn thread_fork(template: &str, options: &ThreadOptions) -> Value {
+    let mut params = thread_start(options);
+    if let Value::Object(fields) = &mut params {
+        for name in ["environments", "experimentalRawEvents", "dynamicTools"] {
+            fields.shift_remove(name);
+        }
+        fields.insert("threadId".into(), template.into());
+        fields.insert("excludeTurns".into(), true.into());
+    }
+    params
+}
+
 /// `thread/inject_items`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -162,8 +186,6 @@ pub(in crate::app_server) struct InjectItems<'a> {
 pub(in crate::app_server) struct TurnStart<'a> {
     pub(in crate::app_server) thread_id: &'a str,
     pub(in crate::app_server) input: [(); 0],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::app_server) model: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::app_server) effort: Option<&'a str>,
     /// `none` sends no summary upstream; null would leave the last one in place.
@@ -208,7 +230,7 @@ pub(in crate::app_server) struct Interrupt<'a> {
     pub(in crate::app_server) turn_id: &'a str,
 }
 
-/// `thread/read` (without turns), `thread/unsubscribe`.
+/// `thread/read` (without turns), `thread/unsubscribe`, `thread/delete`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::app_server) struct ThreadRef<'a> {
@@ -236,8 +258,13 @@ pub(in crate::app_server) struct AccountRead {
 
 fn lean_config(options: &ThreadOptions) -> Map<String, Value> {
     let mut config: Map<String, Value> = LEAN_OFF.iter().map(|key| ((*key).into(), false.into())).collect();
-    let web_search = if options.web_search { "live" } else { "disabled" };
-    config.insert("web_search".into(), web_search.into());
+    config.insert("features.image_generation".into(), options.image_generation.into());
+    let search = options.web_search.as_ref();
+    let mode = search.map_or("disabled", |search| if search.live { "live" } else { "cached" });
+    config.insert("web_search".into(), mode.into());
+    if let Some(settings) = search.map(search_settings).filter(|settings| !settings.is_empty()) {
+        config.insert("tools.web_search".into(), settings.into());
+    }
     config.insert("project_doc_max_bytes".into(), 0.into());
     // Unloads soon after the unsubscribe; 0 would make the unsubscribe itself slow.
     config.insert("thread_unload_delay_secs".into(), 1.into());
@@ -257,6 +284,23 @@ fn lean_config(options: &ThreadOptions) -> Map<String, Value> {
         config.insert("mcp_servers".into(), servers.into());
     }
     config
+}
+
+fn search_settings(search: &WebSearch) -> Map<String, Value> {
+    let mut settings = Map::new();
+    if let Some(size) = search.context_size {
+        settings.insert("context_size".into(), size.into());
+    }
+    if let Some(domains) = &search.allowed_domains {
+        settings.insert("allowed_domains".into(), domains.as_slice().into());
+    }
+    if let Some(location) = &search.location {
+        let Location { country, region, city, timezone } = location;
+        let known = [("country", country), ("region", region), ("city", city), ("timezone", timezone)];
+        let known = known.into_iter().filter_map(|(name, value)| Some((name.into(), value.clone()?.into())));
+        settings.insert("location".into(), Value::Object(known.collect()));
+    }
+    settings
 }
 
 fn cwd(path: &Path) -> std::borrow::Cow<'_, str> {
@@ -286,7 +330,8 @@ mod tests {
             assert_eq!(params[key], expected, "{key}");
         }
         let config = params["config"].as_object().unwrap();
-        assert_eq!(config.values().filter(|value| **value == json!(false)).count(), LEAN_OFF.len());
+        assert_eq!(config.values().filter(|value| **value == json!(false)).count(), LEAN_OFF.len() + 1);
+        assert_eq!(config["features.image_generation"], false);
         assert_eq!(config["web_search"], "disabled");
         assert_eq!(config["thread_unload_delay_secs"], 1);
         assert_eq!(config["model_verbosity"], "high");
@@ -295,12 +340,47 @@ mod tests {
         assert!(params.get("dynamicTools").is_none());
 
         options.scaffold = Scaffold::Codex;
-        options.web_search = true;
+        options.web_search = Some(WebSearch::default());
+        options.image_generation = true;
         options.dynamic_tools = vec![json!({"type": "function"})];
         let params = thread_start(&options);
         assert!(params.get("baseInstructions").is_none());
         assert_eq!(params["config"]["web_search"], "live");
+        assert!(params["config"].get("tools.web_search").is_none());
+        assert_eq!(params["config"]["features.image_generation"], true);
         assert_eq!(params["dynamicTools"], json!([{"type": "function"}]));
+    }
+
+    #[test]
+    fn a_fork_is_as_lean_as_a_thread_of_its_own() {
+        let options = ThreadOptions::lean("gpt-6-luna", "/empty");
+        let (fork, start) = (thread_fork("t", &options), thread_start(&options));
+        assert_eq!((&fork["threadId"], &fork["excludeTurns"]), (&json!("t"), &json!(true)));
+        for name in ["ephemeral", "cwd", "approvalPolicy", "sandbox", "model", "config", "baseInstructions"] {
+            assert_eq!(fork[name], start[name], "{name}");
+        }
+        assert_eq!(fork.as_object().unwrap().len(), 9);
+        let template = template_start(&options);
+        assert_eq!(
+            (&template["ephemeral"], &template["experimentalRawEvents"]),
+            (&json!(false), &json!(false))
+        );
+    }
+
+    #[test]
+    fn a_search_has_its_settings() {
+        let mut options = ThreadOptions::lean("gpt-5.5", "/empty");
+        options.web_search = Some(WebSearch {
+            live: false,
+            context_size: Some("low"),
+            allowed_domains: Some(vec!["a.org".into()]),
+            location: Some(Location { country: Some("DE".into()), ..Location::default() }),
+        });
+        let config = &thread_start(&options)["config"];
+        assert_eq!(config["web_search"], "cached");
+        let settings =
+            json!({"context_size": "low", "allowed_domains": ["a.org"], "location": {"country": "DE"}});
+        assert_eq!(config["tools.web_search"], settings);
     }
 
     #[test]

@@ -197,15 +197,15 @@ async fn an_overloaded_turn_start_never_injects_twice() {
 async fn a_tool_call_waits_for_its_answer_and_one_that_is_dropped_has_failed() {
     let (connection, mut fake, _tasks) = connected().await;
     let mut thread = fake.start_thread(&connection, "t1").await;
-    let call = json!({"threadId": "t1", "turnId": "u1", "callId": "c1", "namespace": null, "tool": "f", "arguments": {"x": 1}});
+    let call = json!({"threadId": "t1", "turnId": "u1", "callId": "c1", "namespace": "n", "tool": "f", "arguments": {"x": 1}});
     for (id, answered) in [(json!(0), true), (json!("one"), false)] {
         fake.send(json!({"id": id, "method": "item/tool/call", "params": call})).await;
         let event = bounded(thread.next_event()).await;
-        let ThreadEvent::ToolCall { turn, call_id, name, arguments, reply } = event else {
+        let ThreadEvent::ToolCall { turn, call_id, namespace, name, arguments, reply } = event else {
             panic!("{event:?}")
         };
         assert_eq!((turn, call_id.as_str(), name.as_str()), (TurnId::new("u1"), "c1", "f"));
-        assert_eq!(arguments, json!({"x": 1}));
+        assert_eq!((namespace.as_deref(), arguments), (Some("n"), json!({"x": 1})));
         if answered {
             reply.answer(vec![json!({"type": "inputText", "text": "42"})]).await.unwrap();
             // A second one is none.
