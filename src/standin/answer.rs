@@ -18,6 +18,10 @@ pub(crate) struct Answer {
 pub(crate) enum Body {
     /// A message, a pause before each of its words.
     Text { text: String, pause: Duration },
+    /// A message that says why there is no other.
+    Refusal(String),
+    /// A web search for this, and a message that cites what it found.
+    Search(String),
     /// Function calls, all in one response.
     Calls(Vec<Call>),
 }
@@ -32,6 +36,7 @@ impl Body {
 /// One function call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Call {
+    pub(crate) namespace: Option<String>,
     pub(crate) name: String,
     /// JSON, as it is sent.
     pub(crate) arguments: String,
@@ -47,16 +52,16 @@ pub(crate) struct Planned {
 /// How an answer fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// This HTTP error, before anything is streamed.
-    Status { status: u16, retry_after: Option<u64> },
+    /// This HTTP error, before anything is streamed; `retry_after` in seconds.
+    Status { status: u16, retry_after: Option<u64>, code: Option<&'static str> },
     /// The 429 of a plan's used-up window.
     UsageLimit,
     /// The stream ends after two deltas, without a terminal event.
     Cut,
     /// The stream goes silent after two deltas and stays open.
     Stall,
-    /// `response.failed` with `context_length_exceeded`.
-    ContextWindow,
-    /// `response.incomplete` with `max_output_tokens`.
-    Incomplete,
+    /// `response.failed` with this code; `late` after two deltas. `retry_after`, seconds, is told in its words.
+    Failed { code: &'static str, retry_after: Option<u64>, late: bool },
+    /// `response.incomplete` with this reason.
+    Incomplete(&'static str),
 }

@@ -20,11 +20,17 @@ const PRIMARY: (u64, u64) = (42, 5 * 3600);
 /// The second window.
 const SECONDARY: (u64, u64) = (17, 7 * 24 * 3600);
 
+/// A PNG of one pixel.
+const IMAGE: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
 /// What an encrypted connection reaches.
 pub(crate) fn routes(engine: Arc<Engine>) -> Router {
     Router::new()
         .route("/backend-api/codex/responses", get(upgrade).post(responses_with_windows))
         .route("/backend-api/codex/models", get(models))
+        .route("/backend-api/codex/images/generations", post(image))
+        .route("/backend-api/codex/alpha/search", post(search))
         .route("/backend-api/wham/accounts/check", get(accounts))
         .route("/backend-api/wham/usage", get(usage))
         .route("/backend-api/wham/settings/user", get(settings))
@@ -84,6 +90,18 @@ async fn responses_with_windows(
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from(value));
     }
     response
+}
+
+/// What Codex's own image tool asks for.
+async fn image(State(engine): State<Arc<Engine>>) -> Json<Value> {
+    engine.travel().await;
+    Json(json!({"created": unix_seconds(), "data": [{"b64_json": IMAGE}]}))
+}
+
+/// What Codex's own search tool asks for.
+async fn search(State(engine): State<Arc<Engine>>) -> Json<Value> {
+    engine.travel().await;
+    Json(json!({"output": "found it (example.com)"}))
 }
 
 async fn accounts(State(engine): State<Arc<Engine>>) -> Json<Value> {

@@ -7,8 +7,10 @@ use serde_json::Value;
 pub(crate) struct Conversation<'a> {
     /// The text of each user message, oldest first.
     pub(crate) user_texts: Vec<String>,
-    /// The outputs of the last round of calls, if the conversation ends with one.
-    pub(crate) tool_outputs: Option<Vec<String>>,
+    /// The outputs since the last message, if the conversation ends with one.
+    pub(crate) tool_outputs: Option<ToolOutputs>,
+    /// Whether the model may search the web.
+    pub(crate) searches: bool,
     /// The function tools that may be called.
     pub(crate) tools: Vec<Tool<'a>>,
     /// Whether one of them must be.
@@ -17,9 +19,25 @@ pub(crate) struct Conversation<'a> {
     pub(crate) schema: Option<&'a Value>,
 }
 
+/// Outputs of tools, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ToolOutputs {
+    pub(crate) all: Vec<String>,
+    /// How many of them, at the end, no call follows: what the model has not answered yet.
+    pub(crate) new: usize,
+}
+
+impl ToolOutputs {
+    /// The new ones, a line each.
+    pub(crate) fn new_text(&self) -> String {
+        self.all[self.all.len() - self.new..].join("\n")
+    }
+}
+
 /// One function tool.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tool<'a> {
+    pub(crate) namespace: Option<&'a str>,
     pub(crate) name: &'a str,
     pub(crate) parameters: Option<&'a Value>,
 }
@@ -46,7 +64,14 @@ impl<'a> Conversation<'a> {
                 .collect(),
         };
         let (tools, choice) = tools_and_choice(body, items);
-        Self { user_texts, tool_outputs: last_outputs(items), tools, choice, schema: schema(body) }
+        let searches =
+            body["tools"].as_array().into_iter().flatten().any(|tool| tool["type"] == "web_search");
+        Self { user_texts, tool_outputs: last_outputs(items), searches, tools, choice, schema: schema(body) }
+    }
+
+    /// Whether the model may call this tool.
+    pub(crate) fn offers(&self, namespace: &str, name: &str) -> bool {
+        self.tools.iter().any(|tool| tool.namespace == Some(namespace) && tool.name == name)
     }
 
     /// The last user message's text; empty if there is none.
@@ -72,19 +97,19 @@ fn text_of(content: &Value) -> String {
     }
 }
 
-/// The outputs after the last message, in order, calls and reasoning between them or not.
-fn last_outputs(items: &[Value]) -> Option<Vec<String>> {
-    let mut newest_first = items.iter().rev().filter(|item| item["type"] != "additional_tools").peekable();
-    if !newest_first.peek().is_some_and(|item| is_output(item)) {
-        return None;
-    }
-    let mut outputs: Vec<String> = newest_first
+/// The outputs after the last message of the user's or the model's own, in order, calls and reasoning between
+/// them or not.
+fn last_outputs(items: &[Value]) -> Option<ToolOutputs> {
+    let newest_first: Vec<&Value> = items
+        .iter()
+        .rev()
+        .filter(|item| item["role"] != "developer")
         .take_while(|item| item["role"].is_null())
-        .filter(|item| is_output(item))
-        .map(|item| text_of(&item["output"]))
         .collect();
-    outputs.reverse();
-    Some(outputs)
+    let new = newest_first.iter().take_while(|item| is_output(item)).count();
+    let outputs = newest_first.iter().rev().filter(|item| is_output(item));
+    let all: Vec<String> = outputs.map(|item| text_of(&item["output"])).collect();
+    (new > 0).then_some(ToolOutputs { all, new })
 }
 
 fn is_output(item: &Value) -> bool {
@@ -96,7 +121,7 @@ fn tools_and_choice<'a>(body: &'a Value, items: &'a [Value]) -> (Vec<Tool<'a>>, 
     let mut tools = Vec::new();
     let wrapped = items.iter().filter(|item| item["type"] == "additional_tools").map(|item| &item["tools"]);
     for list in std::iter::once(&body["tools"]).chain(wrapped) {
-        collect_functions(list, &mut tools);
+        collect_functions(list, None, &mut tools);
     }
     let choice = &body["tool_choice"];
     let choice = match (choice.as_str(), choice["type"].as_str()) {
@@ -113,11 +138,15 @@ fn tools_and_choice<'a>(body: &'a Value, items: &'a [Value]) -> (Vec<Tool<'a>>, 
     (tools, choice)
 }
 
-fn collect_functions<'a>(list: &'a Value, tools: &mut Vec<Tool<'a>>) {
+fn collect_functions<'a>(list: &'a Value, namespace: Option<&'a str>, tools: &mut Vec<Tool<'a>>) {
     for tool in list.as_array().into_iter().flatten() {
         match (tool["type"].as_str(), tool["name"].as_str()) {
-            (Some("function"), Some(name)) => tools.push(Tool { name, parameters: tool.get("parameters") }),
-            (Some("namespace"), _) => collect_functions(&tool["tools"], tools),
+            (Some("function"), Some(name)) => {
+                tools.push(Tool { namespace, name, parameters: tool.get("parameters") });
+            }
+            // The one of the tools that stand in none; a model leaves it out.
+            (Some("namespace"), Some("functions")) => collect_functions(&tool["tools"], None, tools),
+            (Some("namespace"), name) => collect_functions(&tool["tools"], name, tools),
             _ => {}
         }
     }
@@ -161,7 +190,13 @@ mod tests {
         let first = json!({"input": [user, call("0"), output("0", json!("old")), user, call("1"), output("1", json!("a")),
             call("2"), output("2", json!([{"type": "input_text", "text": "b"}])),
             {"type": "additional_tools", "role": "developer", "tools": []}]});
-        assert_eq!(Conversation::read(&first).tool_outputs, Some(vec!["a".into(), "b".into()]));
+        let outputs = Conversation::read(&first).tool_outputs.unwrap();
+        assert_eq!((outputs.all.join(" "), outputs.new_text()), ("a b".to_owned(), "b".to_owned()));
+        let batch =
+            json!({"input": [user, call("1"), call("2"), output("1", json!("a")), output("2", json!("b"))]});
+        assert_eq!(Conversation::read(&batch).tool_outputs.unwrap().new_text(), "a\nb");
+        let told = json!({"input": [user, call("1"), output("1", json!("a")), {"role": "developer", "content": "go on"}]});
+        assert_eq!(Conversation::read(&told).tool_outputs.unwrap().new_text(), "a");
         let then = json!({"input": [user, call("1"), output("1", json!("a")), user]});
         assert_eq!(Conversation::read(&then).tool_outputs, None);
     }

@@ -1,5 +1,6 @@
 //! The capital words in a user text that steer the answer.
 
+use std::iter::Peekable;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
@@ -16,7 +17,28 @@ pub(crate) fn thought(text: &str) -> Option<String> {
     after(text, "THINK").find_map(|rest| serde_json::from_str(json_prefix(rest)?.0).ok())
 }
 
-/// `FAIL [once] <status> [retry-after]`, or one of the named failures.
+/// Codes that an answer can be told to fail with: those that Codex tells apart, and some that it does not.
+const CODES: &[&str] = &[
+    "bio_policy",
+    "content_policy_violation",
+    "context_length_exceeded",
+    "cyber_policy",
+    "flex_unavailable",
+    "inference_hook_denied",
+    "insufficient_quota",
+    "invalid_prompt",
+    "misalignment_policy_violation",
+    "model_not_found",
+    "policy_capacity_unavailable",
+    "rate_limit_exceeded",
+    "server_error",
+    "server_is_overloaded",
+    "slow_down",
+    "usage_not_included",
+];
+
+/// `FAIL [once] <status> [retry-after] [code]`, `FAIL [once] [late] <code> [retry-after]`, or one of the named
+/// failures.
 pub(crate) fn failure(text: &str) -> Option<Planned> {
     after(text, "FAIL").find_map(|rest| {
         let mut words =
@@ -26,18 +48,40 @@ pub(crate) fn failure(text: &str) -> Option<Planned> {
             "stream" => Failure::Cut,
             "stall" => Failure::Stall,
             "usage" => Failure::UsageLimit,
-            "context" => Failure::ContextWindow,
-            "incomplete" => Failure::Incomplete,
+            "context" => Failure::Failed { code: "context_length_exceeded", retry_after: None, late: false },
+            "incomplete" => Failure::Incomplete("max_output_tokens"),
+            "filter" => Failure::Incomplete("content_filter"),
+            "late" => {
+                let code = known(words.next()?)?;
+                Failure::Failed { code, retry_after: seconds(&mut words), late: true }
+            }
             word => {
-                let status = word.parse().ok().filter(|status| (400..600).contains(status))?;
-                Failure::Status { status, retry_after: words.next().and_then(|word| word.parse().ok()) }
+                if let Some(code) = known(word) {
+                    Failure::Failed { code, retry_after: seconds(&mut words), late: false }
+                } else {
+                    let status = word.parse().ok().filter(|status| (400..600).contains(status))?;
+                    let retry_after = seconds(&mut words);
+                    Failure::Status { status, retry_after, code: words.next().and_then(known) }
+                }
             }
         };
         Some(Planned { failure, once })
     })
 }
 
-/// `CALLTOOL <name> <json args>`, once or more; arguments left out are `{}`.
+fn known(word: &str) -> Option<&'static str> {
+    CODES.iter().find(|code| **code == word).copied()
+}
+
+/// The number that comes next, if one does.
+fn seconds<'t>(words: &mut Peekable<impl Iterator<Item = &'t str>>) -> Option<u64> {
+    let seconds = words.peek()?.parse().ok()?;
+    words.next();
+    Some(seconds)
+}
+
+/// `CALLTOOL <name> <json args>`, once or more; arguments left out are `{}`. A tool in a namespace is
+/// `<namespace>.<name>`.
 pub(crate) fn calls(text: &str) -> Option<Vec<Call>> {
     let mut calls = Vec::new();
     let mut rest = text;
@@ -48,11 +92,20 @@ pub(crate) fn calls(text: &str) -> Option<Vec<Call>> {
         let (arguments, tail) =
             json_prefix(tail).filter(|(json, _)| json.starts_with('{')).unwrap_or(("{}", tail));
         if !name.is_empty() {
-            calls.push(Call { name: name.to_owned(), arguments: arguments.to_owned() });
+            let (namespace, name) = match name.rsplit_once('.') {
+                Some((namespace, name)) => (Some(namespace.to_owned()), name),
+                None => (None, name),
+            };
+            calls.push(Call { namespace, name: name.to_owned(), arguments: arguments.to_owned() });
         }
         rest = tail;
     }
     (!calls.is_empty()).then_some(calls)
+}
+
+/// `SEARCH "<json string>"`: what to search the web for.
+pub(crate) fn search(text: &str) -> Option<String> {
+    after(text, "SEARCH").find_map(|rest| serde_json::from_str(json_prefix(rest)?.0).ok())
 }
 
 /// `JSON <json>`, `SAY <text to the end>` and `SLOW <n> <ms>`.
@@ -62,6 +115,7 @@ pub(crate) fn dictated(text: &str) -> Option<Body> {
         let rest = after(text, "SAY").next()?;
         Some(Body::text(rest.strip_prefix(char::is_whitespace).unwrap_or(rest)))
     })
+    .or_else(|| after(text, "REFUSE").next().map(|rest| Body::Refusal(rest.trim().to_owned())))
     .or_else(|| after(text, "SLOW").find_map(slow))
 }
 
@@ -115,23 +169,37 @@ mod tests {
     #[test]
     fn failures_are_named_or_a_status() {
         let planned = |failure, once| Some(Planned { failure, once });
-        let status = |status, retry_after| Failure::Status { status, retry_after };
+        let status = |status, retry_after| Failure::Status { status, retry_after, code: None };
+        let failed = |code, retry_after, late| Failure::Failed { code, retry_after, late };
         assert_eq!(failure("FAIL 429 7"), planned(status(429, Some(7)), false));
         assert_eq!(failure("please FAIL 500, thanks"), planned(status(500, None), false));
         assert_eq!(failure("FAIL once 503 SAY hello"), planned(status(503, None), true));
         assert_eq!(failure("FAIL stream"), planned(Failure::Cut, false));
         assert_eq!(failure("FAIL once stall."), planned(Failure::Stall, true));
         assert_eq!(failure("FAIL usage"), planned(Failure::UsageLimit, false));
-        assert_eq!(failure("FAIL context"), planned(Failure::ContextWindow, false));
-        assert_eq!(failure("FAIL incomplete"), planned(Failure::Incomplete, false));
-        for none in ["FAIL", "FAIL 200", "FAIL whale", "FAILED 500", "fail 500"] {
+        let context = failed("context_length_exceeded", None, false);
+        assert_eq!(failure("FAIL context"), planned(context, false));
+        assert_eq!(failure("FAIL incomplete"), planned(Failure::Incomplete("max_output_tokens"), false));
+        assert_eq!(failure("FAIL filter"), planned(Failure::Incomplete("content_filter"), false));
+        assert_eq!(failure("FAIL slow_down 3"), planned(failed("slow_down", Some(3), false), false));
+        assert_eq!(failure("FAIL once late cyber_policy"), planned(failed("cyber_policy", None, true), true));
+        let coded = Failure::Status { status: 429, retry_after: Some(2), code: Some("insufficient_quota") };
+        assert_eq!(failure("FAIL 429 2 insufficient_quota"), planned(coded, false));
+        let coded = Failure::Status { status: 503, retry_after: None, code: Some("slow_down") };
+        assert_eq!(failure("FAIL 503 slow_down"), planned(coded, false));
+        for none in ["FAIL", "FAIL 200", "FAIL whale", "FAIL late", "FAIL late 500", "FAILED 500", "fail 500"]
+        {
             assert_eq!(failure(none), None, "{none}");
         }
     }
 
     #[test]
     fn calls_keep_their_arguments_as_written() {
-        let call = |name: &str, arguments: &str| Call { name: name.into(), arguments: arguments.into() };
+        let call = |name: &str, arguments: &str| Call {
+            namespace: None,
+            name: name.into(),
+            arguments: arguments.into(),
+        };
         assert_eq!(
             calls(
                 r#"CALLTOOL add {"a": 1,  "b": 2} then CALLTOOL get-time CALLTOOL say {"t": "CALLTOOL no {}"}"#
@@ -143,6 +211,8 @@ mod tests {
             ]),
         );
         assert_eq!(calls("no CALLTOOL"), None);
+        let grouped = calls("CALLTOOL crm.find {}").unwrap();
+        assert_eq!((grouped[0].namespace.as_deref(), grouped[0].name.as_str()), (Some("crm"), "find"));
     }
 
     #[test]
@@ -153,6 +223,7 @@ mod tests {
             Some(" two  spaces\nand a line ")
         );
         assert_eq!(text(dictated("answer in JSON please")), None);
+        assert_eq!(dictated("REFUSE not that"), Some(Body::Refusal("not that".into())));
         let slow = Body::Text { text: "w0 w1 w2".into(), pause: Duration::from_millis(40) };
         assert_eq!(dictated("SLOW 3 40"), Some(slow));
         assert_eq!(dictated("SLOW down"), None);

@@ -74,8 +74,8 @@ impl Engine {
         let answer = rules::answer(&conversation);
         let failure = answer.failure.filter(|planned| self.is_due(*planned, &conversation));
         match failure.map(|planned| planned.failure) {
-            Some(Failure::Status { status, retry_after }) => {
-                Reply::Refused(Refusal::status(status, retry_after))
+            Some(Failure::Status { status, retry_after, code }) => {
+                Reply::Refused(Refusal::status(status, retry_after, code))
             }
             Some(Failure::UsageLimit) => Reply::Refused(Refusal::usage_limit()),
             failure => Reply::Streamed(script::play(request, answer, failure, &stamp)),
@@ -110,9 +110,9 @@ impl Engine {
 }
 
 impl Refusal {
-    /// The error of a plain status.
-    pub(crate) fn status(status: u16, retry_after: Option<u64>) -> Self {
-        let (kind, code) = match status {
+    /// The error of a plain status, with the code that goes with it unless another one is given.
+    pub(crate) fn status(status: u16, retry_after: Option<u64>, code: Option<&'static str>) -> Self {
+        let (kind, usual) = match status {
             401 => ("invalid_request_error", Some("invalid_api_key")),
             404 => ("invalid_request_error", Some("model_not_found")),
             429 => ("requests", Some("rate_limit_exceeded")),
@@ -124,7 +124,7 @@ impl Refusal {
         Self {
             status,
             retry_after,
-            error: json!({"message": message, "type": kind, "param": null, "code": code}),
+            error: json!({"message": message, "type": kind, "param": null, "code": code.or(usual)}),
         }
     }
 

@@ -14,7 +14,9 @@ use super::script::Step;
 #[derive(Debug)]
 pub(crate) enum Part {
     Reasoning { id: String, summary: String, encrypted: String },
-    Message { id: String, text: String, pause: Duration, status: &'static str },
+    Search { id: String, query: String, status: &'static str },
+    Message { id: String, text: String, citations: Vec<Value>, pause: Duration, status: &'static str },
+    Refusal { id: String, text: String, status: &'static str },
     Call { id: String, call_id: String, call: Call, status: &'static str },
 }
 
@@ -26,6 +28,22 @@ pub(crate) fn reasoning(id: String, summary: String) -> Part {
     Part::Reasoning { id, summary, encrypted }
 }
 
+/// What a search is said to have found.
+pub(crate) fn found(query: &str) -> String {
+    format!("found: {query} (example.com)")
+}
+
+/// The same with its citations.
+pub(crate) fn cited(query: &str) -> (String, Vec<Value>) {
+    let text = found(query);
+    let end = text.chars().count();
+    let citation = json!({
+        "type": "url_citation", "url": "https://example.com/found", "title": "Example",
+        "start_index": end - "(example.com)".len(), "end_index": end,
+    });
+    (text, vec![citation])
+}
+
 impl Part {
     /// The finished item.
     pub(crate) fn item(&self) -> Value {
@@ -34,14 +52,28 @@ impl Part {
                 "id": id, "type": "reasoning", "encrypted_content": encrypted,
                 "summary": [{"type": "summary_text", "text": summary}],
             }),
-            Self::Message { id, text, status, .. } => json!({
+            Self::Search { id, query, status } => json!({
+                "id": id, "type": "web_search_call", "status": status,
+                "action": {"type": "search", "query": query, "queries": [query]},
+            }),
+            Self::Message { id, text, citations, status, .. } => json!({
                 "id": id, "type": "message", "status": status, "role": "assistant",
-                "content": [{"type": "output_text", "annotations": [], "logprobs": [], "text": text}],
+                "content": [{"type": "output_text", "annotations": citations, "logprobs": [], "text": text}],
             }),
-            Self::Call { id, call_id, call, status } => json!({
-                "id": id, "type": "function_call", "status": status, "call_id": call_id,
-                "name": call.name, "arguments": call.arguments,
+            Self::Refusal { id, text, status } => json!({
+                "id": id, "type": "message", "status": status, "role": "assistant",
+                "content": [{"type": "refusal", "refusal": text}],
             }),
+            Self::Call { id, call_id, call, status } => {
+                let mut item = json!({
+                    "id": id, "type": "function_call", "status": status, "call_id": call_id,
+                    "name": call.name, "arguments": call.arguments,
+                });
+                if let Some(namespace) = &call.namespace {
+                    item["namespace"] = namespace.as_str().into();
+                }
+                item
+            }
         }
     }
 
@@ -54,10 +86,19 @@ impl Part {
                 added["summary"] = json!([]);
                 reasoning_steps(Place { id, index }, summary)
             }
-            Self::Message { id, text, pause, .. } => {
+            Self::Search { id, .. } => {
+                added["status"] = "in_progress".into();
+                search_steps(&Place { id, index })
+            }
+            Self::Message { id, text, citations, pause, .. } => {
                 added["status"] = "in_progress".into();
                 added["content"] = json!([]);
-                message_steps(Place { id, index }, text, pause)
+                message_steps(Place { id, index }, text, &citations, pause)
+            }
+            Self::Refusal { id, text, .. } => {
+                added["status"] = "in_progress".into();
+                added["content"] = json!([]);
+                refusal_steps(&Place { id, index }, &text)
             }
             Self::Call { id, call, .. } => {
                 added["status"] = "in_progress".into();
@@ -106,22 +147,44 @@ fn reasoning_steps(place: Place, summary: String) -> Steps {
     Box::new(once(first).chain(deltas).chain(last))
 }
 
-fn message_steps(place: Place, text: String, pause: Duration) -> Steps {
-    let part = |text: &str| {
-        let part = json!({"type": "output_text", "annotations": [], "logprobs": [], "text": text});
+fn search_steps(place: &Place) -> Steps {
+    let steps = ["in_progress", "searching", "completed"]
+        .map(|state| place.event(&format!("response.web_search_call.{state}"), json!({})));
+    Box::new(steps.into_iter())
+}
+
+fn message_steps(place: Place, text: String, citations: &[Value], pause: Duration) -> Steps {
+    let part = |text: &str, citations: &[Value]| {
+        let part = json!({"type": "output_text", "annotations": citations, "logprobs": [], "text": text});
         json!({"content_index": 0, "part": part})
     };
-    let first = place.event("response.content_part.added", part(""));
-    let last = [
+    let first = place.event("response.content_part.added", part("", &[]));
+    let mut last = Vec::with_capacity(citations.len() + 2);
+    for (index, citation) in citations.iter().enumerate() {
+        let cited = json!({"content_index": 0, "annotation_index": index, "annotation": citation});
+        last.push(place.event("response.output_text.annotation.added", cited));
+    }
+    last.push(
         place.event("response.output_text.done", json!({"content_index": 0, "text": text, "logprobs": []})),
-        place.event("response.content_part.done", part(&text)),
-    ];
+    );
+    last.push(place.event("response.content_part.done", part(&text, citations)));
     let deltas = Words::of(text).flat_map(move |word| {
         let delta = json!({"content_index": 0, "delta": word, "logprobs": []});
         let pause = (!pause.is_zero()).then_some(Step::Pause(pause));
         pause.into_iter().chain(once(place.event("response.output_text.delta", delta)))
     });
     Box::new(once(first).chain(deltas).chain(last))
+}
+
+fn refusal_steps(place: &Place, text: &str) -> Steps {
+    let part = |text: &str| json!({"content_index": 0, "part": {"type": "refusal", "refusal": text}});
+    let steps = [
+        place.event("response.content_part.added", part("")),
+        place.event("response.refusal.delta", json!({"content_index": 0, "delta": text})),
+        place.event("response.refusal.done", json!({"content_index": 0, "refusal": text})),
+        place.event("response.content_part.done", part(text)),
+    ];
+    Box::new(steps.into_iter())
 }
 
 fn call_steps(place: Place, call: Call) -> Steps {

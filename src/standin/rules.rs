@@ -1,7 +1,9 @@
 //! The rules: a conversation in, an answer out. Pure; first match wins.
 
-use super::answer::{Answer, Body};
-use super::conversation::Conversation;
+use serde_json::json;
+
+use super::answer::{Answer, Body, Call};
+use super::conversation::{Conversation, ToolOutputs};
 use super::{directives, instance, toolpick};
 
 /// What the stand-in answers to `conversation`.
@@ -9,10 +11,24 @@ pub(crate) fn answer(conversation: &Conversation<'_>) -> Answer {
     let text = conversation.last_user_text();
     let thought = directives::thought(text);
     if let Some(outputs) = &conversation.tool_outputs {
-        let body = Body::text(format!("tool said: {}", outputs.join(", ")));
-        return Answer { thought, body, failure: None };
+        return Answer { thought, body: after_tools(conversation, outputs), failure: None };
     }
     Answer { thought, body: body(conversation, text), failure: directives::failure(text) }
+}
+
+/// What the tools have just said can ask for the next round or dictate the answer, as a user text does.
+fn after_tools(conversation: &Conversation<'_>, outputs: &ToolOutputs) -> Body {
+    let said = outputs.new_text();
+    if let Some(calls) = directives::calls(&said) {
+        return Body::Calls(calls);
+    }
+    if let Some(body) = directives::dictated(&said) {
+        return body;
+    }
+    if let Some(schema) = conversation.schema {
+        return Body::text(instance::of_schema(schema, &said).to_string());
+    }
+    Body::text(format!("tool said: {}", outputs.all.join(", ")))
 }
 
 fn body(conversation: &Conversation<'_>, text: &str) -> Body {
@@ -21,6 +37,18 @@ fn body(conversation: &Conversation<'_>, text: &str) -> Body {
     }
     if let Some(body) = directives::dictated(text) {
         return body;
+    }
+    if let Some(query) = directives::search(text) {
+        if conversation.searches {
+            return Body::Search(query);
+        }
+        if conversation.offers("web", "run") {
+            return Body::Calls(vec![Call {
+                namespace: Some("web".into()),
+                name: "run".into(),
+                arguments: json!({"search_query": [{"q": query}]}).to_string(),
+            }]);
+        }
     }
     if asks_to_recall(text) {
         return Body::text(format!("you said: {}", conversation.earlier_user_texts().join(" / ")));

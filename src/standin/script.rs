@@ -57,21 +57,32 @@ impl Iterator for Script {
 pub(crate) fn play(request: &Value, answer: Answer, failure: Option<Failure>, stamp: &Stamp) -> Script {
     let usage = Usage::of(request, answer.thought.as_deref(), &answer.body);
     let frame = Frame::new(request, stamp);
-    let status = if failure == Some(Failure::Incomplete) { "incomplete" } else { "completed" };
+    let incomplete = match failure {
+        Some(Failure::Incomplete(reason)) => Some(reason),
+        _ => None,
+    };
+    let status = if incomplete.is_some() { "incomplete" } else { "completed" };
     let parts = parts(answer, stamp, status);
     let output: Vec<Value> = parts.iter().map(Part::item).collect();
-    let ending = match failure {
-        Some(Failure::Incomplete) => frame.event("incomplete", &output, Some(usage)),
-        _ => frame.event("completed", &output, Some(usage)),
-    };
+    let mut ending = frame.event(status, &output, Some(usage));
+    if let Some(reason) = incomplete {
+        ending["response"]["incomplete_details"] = json!({"reason": reason});
+    }
     let opening = frame.opening();
     let middle = parts.into_iter().enumerate().flat_map(|(index, part)| part.steps(index));
     let steps: Box<dyn Iterator<Item = Step> + Send> = match failure {
-        Some(Failure::ContextWindow) => Box::new(opening.chain([Step::Event(frame.context_failure())])),
+        Some(Failure::Failed { code, retry_after, late }) => {
+            let failed = [Step::Event(frame.failure(code, retry_after))];
+            if late {
+                Box::new(opening.chain(two_deltas(middle)).chain(failed))
+            } else {
+                Box::new(opening.chain(failed))
+            }
+        }
         Some(Failure::Cut) => Box::new(opening.chain(two_deltas(middle)).chain([Step::Cut])),
         Some(Failure::Stall) => Box::new(opening.chain(two_deltas(middle)).chain([Step::Stall])),
         // A refusal never gets here; played, it is the whole answer.
-        Some(Failure::Incomplete | Failure::Status { .. } | Failure::UsageLimit) | None => {
+        Some(Failure::Incomplete(_) | Failure::Status { .. } | Failure::UsageLimit) | None => {
             Box::new(opening.chain(middle).chain([Step::Event(ending)]))
         }
     };
@@ -93,7 +104,15 @@ fn parts(answer: Answer, stamp: &Stamp, status: &'static str) -> Vec<Part> {
     }
     match answer.body {
         Body::Text { text, pause } => {
-            parts.push(Part::Message { id: format!("msg_{}", stamp.id), text, pause, status });
+            let (id, citations) = (format!("msg_{}", stamp.id), Vec::new());
+            parts.push(Part::Message { id, text, citations, pause, status });
+        }
+        Body::Refusal(text) => parts.push(Part::Refusal { id: format!("msg_{}", stamp.id), text, status }),
+        Body::Search(query) => {
+            let (text, citations) = output::cited(&query);
+            parts.push(Part::Search { id: format!("ws_{}", stamp.id), query, status });
+            let (id, pause) = (format!("msg_{}", stamp.id), Duration::ZERO);
+            parts.push(Part::Message { id, text, citations, pause, status });
         }
         Body::Calls(calls) => parts.extend(calls.into_iter().enumerate().map(|(index, call)| Part::Call {
             id: format!("fc_{}{index}", stamp.id),
@@ -185,18 +204,14 @@ impl Frame {
         response["status"] = status.into();
         response["output"] = output.into();
         response["usage"] = usage.map_or(Value::Null, Usage::to_json);
-        if status == "incomplete" {
-            response["incomplete_details"] = json!({"reason": "max_output_tokens"});
-        }
         json!({"type": format!("response.{status}"), "sequence_number": 0, "response": response})
     }
 
-    fn context_failure(&self) -> Value {
+    fn failure(&self, code: &str, retry_after: Option<u64>) -> Value {
+        let wait = retry_after.map(|seconds| format!(" Please try again in {seconds}s.")).unwrap_or_default();
+        let message = format!("The stand-in was asked to fail with {code}.{wait}");
         let mut event = self.event("failed", &[], None);
-        event["response"]["error"] = json!({
-            "code": "context_length_exceeded",
-            "message": "Your input exceeds the context window of this model. Please adjust your input and try again.",
-        });
+        event["response"]["error"] = json!({"code": code, "message": message});
         event
     }
 }

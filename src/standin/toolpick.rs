@@ -14,10 +14,12 @@ const FILLER: &[&str] = &[
 const BUILT_IN: &[&str] = &[
     "apply_patch",
     "exec_command",
+    "imagegen",
     "list_mcp_resource_templates",
     "list_mcp_resources",
     "read_mcp_resource",
     "request_user_input",
+    "run",
     "shell",
     "shell_command",
     "update_plan",
@@ -53,7 +55,7 @@ fn made_up_call(tool: &Tool<'_>, text: &str) -> Call {
     let arguments = tool
         .parameters
         .map_or_else(|| "{}".to_owned(), |schema| instance::of_schema(schema, text).to_string());
-    Call { name: tool.name.to_owned(), arguments }
+    Call { namespace: tool.namespace.map(str::to_owned), name: tool.name.to_owned(), arguments }
 }
 
 /// Where the text names the tool: by its whole name, or by a telling word of it.

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::answer::{Body, Call};
+use super::answer::Body;
+use super::output;
 
 /// What one response is charged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,10 +21,9 @@ impl Usage {
         let input = (json_len(&request["input"]) + instructions) as u64 / 4;
         let reasoning = thought.map_or(0, words);
         let said = match body {
-            Body::Text { text, .. } => words(text),
-            Body::Calls(calls) => {
-                calls.iter().map(|Call { name, arguments }| words(name) + words(arguments)).sum()
-            }
+            Body::Text { text, .. } | Body::Refusal(text) => words(text),
+            Body::Search(query) => words(query) + words(&output::found(query)),
+            Body::Calls(calls) => calls.iter().map(|call| words(&call.name) + words(&call.arguments)).sum(),
         };
         Self { input, cached: input / 2, output: reasoning + said, reasoning }
     }

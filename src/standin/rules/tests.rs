@@ -19,8 +19,11 @@ fn text(text: &str) -> Answer {
 }
 
 fn calls(calls: &[(&str, &str)]) -> Body {
-    let call =
-        |(name, arguments): &(&str, &str)| Call { name: (*name).into(), arguments: (*arguments).into() };
+    let call = |(name, arguments): &(&str, &str)| Call {
+        namespace: None,
+        name: (*name).into(),
+        arguments: (*arguments).into(),
+    };
     Body::Calls(calls.iter().map(call).collect())
 }
 
@@ -57,6 +60,23 @@ fn tool_outputs_win_over_every_directive_but_the_thought() {
 }
 
 #[test]
+fn what_the_tools_just_said_leads_on() {
+    let call = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let output = |id: &str, out: &str| json!({"type": "function_call_output", "call_id": id, "output": out});
+    let after = |new: &str| {
+        json!({"input": [{"role": "user", "content": "SAY x"}, call("1"), output("1", "CALLTOOL g {}"),
+            call("2"), output("2", new)]})
+    };
+    assert_eq!(answer(after(r#"CALLTOOL f {"n":2}"#)).body, calls(&[("f", r#"{"n":2}"#)]));
+    assert_eq!(answer(after(r#"JSON {"a":1}"#)), text(r#"{"a":1}"#));
+    assert_eq!(answer(after("done")), text("tool said: CALLTOOL g {}, done"));
+    let mut formed = after("42 degrees");
+    formed["text"] = json!({"format": {"type": "json_schema", "name": "n", "schema": {
+        "type": "object", "properties": {"degrees": {"type": "integer"}}, "required": ["degrees"]}}});
+    assert_eq!(answer(formed), text(r#"{"degrees":42}"#));
+}
+
+#[test]
 fn a_failure_keeps_the_answer_it_fails_on() {
     let failing = said("FAIL once stream SAY one two three");
     assert_eq!(failing.failure, Some(Planned { failure: Failure::Cut, once: true }));
@@ -64,7 +84,10 @@ fn a_failure_keeps_the_answer_it_fails_on() {
     let status = said("FAIL 429 3").failure;
     assert_eq!(
         status,
-        Some(Planned { failure: Failure::Status { status: 429, retry_after: Some(3) }, once: false })
+        Some(Planned {
+            failure: Failure::Status { status: 429, retry_after: Some(3), code: None },
+            once: false
+        })
     );
 }
 
@@ -130,4 +153,15 @@ fn a_schema_is_filled() {
     };
     assert_eq!(format("this is SPAM"), text(r#"{"label":"spam"}"#));
     assert_eq!(format("SAY no"), text("no"));
+}
+
+#[test]
+fn a_search_is_made_with_whatever_searches() {
+    let ask = |tools: Value| answer(json!({"input": "SEARCH \"red cats\"", "tools": tools})).body;
+    assert_eq!(ask(json!([{"type": "web_search"}])), Body::Search("red cats".into()));
+    let own = json!([{"type": "namespace", "name": "web", "tools": [{"type": "function", "name": "run"}]}]);
+    let Body::Calls(calls) = ask(own) else { panic!("no call") };
+    assert_eq!((calls[0].namespace.as_deref(), calls[0].name.as_str()), (Some("web"), "run"));
+    assert_eq!(calls[0].arguments, r#"{"search_query":[{"q":"red cats"}]}"#);
+    assert!(matches!(ask(json!([])), Body::Text { .. }));
 }
