@@ -1,23 +1,35 @@
 //! Calls and their outputs in a conversation: are all paired, and does a request answer a batch that waits?
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::BridgeError;
+use super::affinity::History;
+use super::continuations::Step;
 use crate::model::Item;
 
 /// Each call must have one output after it, and each output a call before it: the app-server would make up
-/// the one and drop the other, without a word.
-pub(super) fn check_paired<'a>(items: impl IntoIterator<Item = &'a Item>) -> Result<(), BridgeError> {
+/// the one and drop the other, without a word. What `previous` has said is not unpacked, but to name a mistake.
+pub(super) fn check_paired(previous: Option<&Arc<Step>>, input: &[Item]) -> Result<(), BridgeError> {
+    let Some(previous) = previous else { return check(&[], input) };
+    check(previous.open_calls(), input).map_err(|error| {
+        let said = previous.transcript();
+        check(&[], said.iter().chain(input)).err().unwrap_or(error)
+    })
+}
+
+/// The same for items that follow the calls `open`.
+fn check<'a>(open: &'a [String], items: impl IntoIterator<Item = &'a Item>) -> Result<(), BridgeError> {
     // In order, for the message names the first.
-    let mut open: Vec<&str> = Vec::new();
+    let mut open: Vec<&str> = open.iter().map(String::as_str).collect();
     let mut answered = HashSet::new();
     for item in items {
         let call_id = item.str("call_id").unwrap_or_default();
         match item.kind() {
             "function_call" | "custom_tool_call" => open.push(call_id),
-            "function_call_output" | "custom_tool_call_output" => {
+            _ if is_output(item) => {
                 if let Some(at) = open.iter().position(|open| *open == call_id) {
                     open.remove(at);
                     answered.insert(call_id);
@@ -35,6 +47,22 @@ pub(super) fn check_paired<'a>(items: impl IntoIterator<Item = &'a Item>) -> Res
     match open.first() {
         Some(call_id) => Err(invalid(format!("No tool output found for function call {call_id}."))),
         None => Ok(()),
+    }
+}
+
+/// Keeps `open`, the calls without an output, as `items` go by.
+pub(super) fn follow(open: &mut Vec<String>, items: &[Item]) {
+    for item in items {
+        let call_id = item.str("call_id").unwrap_or_default();
+        match item.kind() {
+            "function_call" | "custom_tool_call" => open.push(call_id.to_owned()),
+            "function_call_output" | "custom_tool_call_output" => {
+                if let Some(at) = open.iter().position(|open| open == call_id) {
+                    open.remove(at);
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -57,7 +85,7 @@ impl Answers {
         let (first, rest) = items.split_at(calls.len());
         let mut outputs = Vec::with_capacity(first.len());
         for item in first {
-            let call_id = item.str("call_id").filter(|_| item.kind() == "function_call_output")?;
+            let call_id = item.str("call_id").filter(|_| is_output(item))?;
             let known = calls.iter().any(|call| call == call_id);
             if !known || outputs.iter().any(|(answered, _)| answered == call_id) {
                 return None;
@@ -76,31 +104,34 @@ impl Answers {
     }
 }
 
-/// Where the outputs of `calls` begin in a conversation that a client sends whole.
+/// Where the outputs of `calls` begin in a conversation that a client sends whole. Earlier calls may have had the
+/// same ids, so they are looked for after the last call.
 pub(super) fn first_output(calls: &[String], items: &[Item]) -> Option<usize> {
-    items.iter().position(|item| {
-        item.kind() == "function_call_output"
-            && item.str("call_id").is_some_and(|id| calls.iter().any(|call| call == id))
-    })
+    let is_one = |item: &Item| item.str("call_id").is_some_and(|id| calls.iter().any(|call| call == id));
+    let called = items.iter().rposition(|item| is_call(item) && is_one(item)).unwrap_or(0);
+    let output = items[called..].iter().position(|item| is_output(item) && is_one(item))?;
+    Some(called + output)
+}
+
+fn is_call(item: &Item) -> bool {
+    matches!(item.kind(), "function_call" | "custom_tool_call")
+}
+
+fn is_output(item: &Item) -> bool {
+    matches!(item.kind(), "function_call_output" | "custom_tool_call_output")
 }
 
 /// Whether `given` says what `held` says. Ids and fields that say nothing do not count, and a client need not
 /// send reasoning back.
 pub(super) fn same_conversation(held: &[Item], given: &[Item]) -> bool {
-    let mut held = held.iter();
-    given.iter().all(|given| {
-        held.by_ref()
-            .find(|held| held.kind() != "reasoning" || same(held, given))
-            .is_some_and(|held| same(held, given))
-    }) && held.all(|left| left.kind() == "reasoning")
+    History::of(held).is_said_by(&History::of(given))
 }
 
-fn same(one: &Item, other: &Item) -> bool {
-    one.kind() == other.kind() && canonical(one) == canonical(other)
-}
+/// Fields that are about an item, and no part of what it says; the last is the app-server's own.
+const SAYS_NOTHING: &[&str] = &["id", "status", "internal_chat_message_metadata_passthrough"];
 
 /// What an item says, in one form.
-fn canonical(item: &Item) -> Value {
+pub(super) fn canonical(item: &Item) -> Value {
     let field = |name: &str| item.get(name).cloned().unwrap_or_default();
     match item.kind() {
         "message" => json!([field("role"), parts(&field("content"))]),
@@ -108,16 +139,16 @@ fn canonical(item: &Item) -> Value {
             // Clients that parse arguments write them anew.
             let arguments = item.str("arguments").unwrap_or_default();
             let arguments = serde_json::from_str(arguments).unwrap_or_else(|_| Value::from(arguments));
-            json!([field("call_id"), field("name"), arguments])
+            json!([field("call_id"), field("namespace"), field("name"), arguments])
         }
-        "function_call_output" => json!([field("call_id"), parts(&field("output"))]),
-        "reasoning" => match item.str("encrypted_content") {
-            Some(encrypted) => json!(encrypted),
-            None => json!([parts(&field("summary")), parts(&field("content"))]),
-        },
+        "custom_tool_call" => json!([field("call_id"), field("namespace"), field("name"), field("input")]),
+        "function_call_output" | "custom_tool_call_output" => {
+            json!([field("call_id"), parts(&field("output"))])
+        }
+        "reasoning" => field("encrypted_content"),
         _ => {
             let mut fields = item.fields().clone();
-            fields.retain(|name, value| !matches!(name.as_str(), "id" | "status") && !is_nothing(value));
+            fields.retain(|name, value| !SAYS_NOTHING.contains(&name.as_str()) && !is_nothing(value));
             Value::Object(fields)
         }
     }
@@ -213,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_is_not_paired_is_named() {
-        let check = |values| check_paired(&items(values)).map_err(|error| error.to_string());
+        let check = |values| check_paired(None, &items(values)).map_err(|error| error.to_string());
         assert_eq!(check(json!([call("a"), call("b"), output("b"), output("a")])), Ok(()));
         let missing = "No tool output found for function call a.";
         assert_eq!(check(json!([call("a"), call("b"), output("b")])), Err(missing.into()));
@@ -222,6 +253,35 @@ mod tests {
         assert_eq!(check(json!([output("c"), call("c")])), Err(unknown.into()));
         let twice = "Duplicate tool output found for function call a.";
         assert_eq!(check(json!([call("a"), output("a"), output("a")])), Err(twice.into()));
+    }
+
+    #[test]
+    fn what_follows_a_chain_is_paired_with_its_calls() {
+        let first = Step::new(None, &items(json!([call("a"), output("a")])));
+        let tip = Step::new(Some(first), &items(json!([call("b"), call("c")])));
+        let check = |values| check_paired(Some(&tip), &items(values)).map_err(|error| error.to_string());
+        assert_eq!(check(json!([output("c"), output("b")])), Ok(()));
+        let missing = "No tool output found for function call c.";
+        assert_eq!(check(json!([output("b")])), Err(missing.into()));
+        let unknown = "No tool call found for function call output with call_id d.";
+        assert_eq!(check(json!([output("d")])), Err(unknown.into()));
+        for answered in ["a", "b"] {
+            let twice = format!("Duplicate tool output found for function call {answered}.");
+            assert_eq!(check(json!([output("b"), output(answered)])), Err(twice));
+        }
+    }
+
+    #[test]
+    fn outputs_are_those_of_the_last_call_by_that_id() {
+        let calls = ["a".to_owned(), "b".to_owned()];
+        let first = |values| first_output(&calls, &items(values));
+        assert_eq!(
+            first(json!([call("a"), output("a"), call("b"), call("a"), output("b"), output("a")])),
+            Some(4)
+        );
+        assert_eq!(first(json!([output("b"), output("a")])), Some(0));
+        assert_eq!(first(json!([call("a"), output("a"), call("c"), output("c")])), Some(1));
+        assert_eq!(first(json!([call("c"), output("c")])), None);
     }
 
     #[test]

@@ -1,270 +1,313 @@
-//! The continuation registry: from a response id to what its chain said, in memory, bounded, with a time limit.
+//! Continuations: from a response id to what its chain said. What is recent is in memory; what is to be kept is
+//! in the response store, from which a chain comes back after a restart or from another bridge.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod counters;
+mod gate;
+mod recent;
+mod step;
 
-use tokio::time::Instant;
+pub use counters::ContinuationCounts;
+pub(super) use counters::Miss;
+pub(super) use step::Step;
 
-use crate::config::ContinuationConfig;
-use crate::model::{Item, KeyId, PackedItems, ResponseId};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-/// One step of a chain: what came in and what came out. Steps point at their predecessor, so a chain of a
-/// hundred responses holds each item once, and branches share their stem.
+use tracing::{debug, info, warn};
+
+use self::counters::Counters;
+use self::gate::Gate;
+use self::recent::{Recent, Record};
+use super::BridgeError;
+use crate::config::{ContinuationConfig, OnAccountChange};
+use crate::model::{Item, Kept, KeyId, ResponseId, Retention, SessionId};
+use crate::store::{Chain, Lookup, ResponseStore, StoreError, StoredResponse};
+
+/// Who wants to continue what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) id: &'a ResponseId,
+    pub(super) key: &'a KeyId,
+    /// The login of now.
+    pub(super) account: Option<&'a str>,
+    /// How many items follow.
+    pub(super) more: usize,
+}
+
+/// What there is to continue.
 #[derive(Debug)]
-pub(super) struct Step {
-    previous: Option<Arc<Step>>,
-    items: PackedItems,
-}
-
-impl Step {
-    pub(super) fn new(previous: Option<Arc<Step>>, items: &[Item]) -> Arc<Self> {
-        Arc::new(Self { previous, items: PackedItems::pack(items) })
-    }
-
-    /// Everything said so far, oldest first.
-    pub(super) fn transcript(self: &Arc<Self>) -> Vec<Item> {
-        let mut steps = Vec::new();
-        let mut step = Some(self);
-        while let Some(this) = step {
-            steps.push(this);
-            step = this.previous.as_ref();
-        }
-        steps.iter().rev().flat_map(|step| step.items.unpack()).collect()
-    }
-}
-
-/// Unlinks step by step: dropping a long chain recursively would overflow the stack.
-impl Drop for Step {
-    fn drop(&mut self) {
-        let mut next = self.previous.take();
-        while let Some(step) = next {
-            next = Arc::try_unwrap(step).ok().and_then(|mut step| step.previous.take());
-        }
-    }
-}
-
-/// What is kept of one response.
-#[derive(Debug, Clone)]
-pub(super) struct Record {
-    /// Whose it is: another key's record is a missing one.
-    pub(super) key: KeyId,
-    /// The login it was made under; `None` where the provider wants none.
-    pub(super) account: Option<String>,
-    /// What was said up to and including this response.
+pub(super) struct Found {
     pub(super) step: Arc<Step>,
+    /// The caller's conversation.
+    pub(super) session: SessionId,
+    /// It was made under another login: nothing native of it may be used.
+    pub(super) other_account: bool,
 }
 
-/// Why there is nothing to continue. The caller sees one answer; logs and metrics tell them apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Miss {
-    /// Never there, or gone for good.
-    Unknown,
-    /// There, but past its time.
-    Expired,
-    /// There, but another key's.
-    OtherKey,
-}
-
-#[derive(Debug)]
-struct Entry {
-    record: Record,
-    weight: usize,
-    last_used: Instant,
-}
-
-/// The registry. Past its limits the least recently used record goes.
+/// The continuations of one bridge. Two levels: the recent ones, and the store.
 #[derive(Debug)]
 pub(super) struct Continuations {
-    /// Locked for a look-up or a batch of a sweep; never across an await.
-    kept: Mutex<Kept>,
+    recent: Recent,
+    store: Gate,
+    counters: Counters,
     ttl: Duration,
-    max_records: usize,
-    max_bytes: usize,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    entries: HashMap<ResponseId, Entry>,
-    /// By last use, oldest first: one pair for each entry.
-    order: BTreeSet<(Instant, ResponseId)>,
-    bytes: usize,
+    max_chain_items: usize,
+    on_account_change: OnAccountChange,
 }
 
 impl Continuations {
-    pub(super) fn new(config: &ContinuationConfig) -> Self {
+    pub(super) fn new(config: &ContinuationConfig, store: Arc<dyn ResponseStore>) -> Self {
         Self {
-            kept: Mutex::default(),
+            recent: Recent::new(config),
+            store: Gate::new(store, config.store_timeout),
+            counters: Counters::default(),
             ttl: config.ttl,
-            max_records: config.max_records,
-            max_bytes: config.max_bytes,
+            max_chain_items: config.max_chain_items,
+            on_account_change: config.on_account_change,
         }
     }
 
-    /// Keeps `record` under `id`, in place of an earlier one, evicting the least recently used past the limits.
-    pub(super) fn insert(&self, id: ResponseId, record: Record) {
-        let weight = record.step.items.weight();
-        let last_used = Instant::now();
-        let kept = &mut *self.lock();
-        if let Some(earlier) = kept.entries.remove(&id) {
-            kept.order.remove(&(earlier.last_used, id.clone()));
-            kept.bytes -= earlier.weight;
-        }
-        kept.bytes += weight;
-        kept.order.insert((last_used, id.clone()));
-        kept.entries.insert(id, Entry { record, weight, last_used });
-        while kept.order.len() > self.max_records || kept.bytes > self.max_bytes {
-            kept.forget_oldest();
-        }
-    }
-
-    /// The record of `id` for `key`; its time limit starts anew.
-    pub(super) fn find(&self, id: &ResponseId, key: &KeyId) -> Result<Record, Miss> {
-        let kept = &mut *self.lock();
-        let entry = kept.entries.get_mut(id).ok_or(Miss::Unknown)?;
-        if entry.record.key != *key {
-            return Err(Miss::OtherKey);
-        }
-        let now = Instant::now();
-        if now.duration_since(entry.last_used) >= self.ttl {
-            return Err(Miss::Expired);
-        }
-        kept.order.remove(&(entry.last_used, id.clone()));
-        kept.order.insert((now, id.clone()));
-        entry.last_used = now;
-        Ok(entry.record.clone())
-    }
-
-    /// Forgets what is past its time, in batches, so that no request waits for a whole sweep.
-    pub(super) fn sweep(&self) -> usize {
-        const BATCH: usize = 256;
-        let mut swept = 0;
-        loop {
-            let mut kept = self.lock();
-            for _ in 0..BATCH {
-                match kept.order.first() {
-                    Some((last_used, _)) if last_used.elapsed() >= self.ttl => {}
-                    _ => return swept,
+    /// The chain to continue; its time limit starts anew.
+    pub(super) async fn find(&self, wanted: Wanted<'_>) -> Result<Found, BridgeError> {
+        let found = match self.look_up(wanted.id, wanted.key).await {
+            Ok(record) => self.for_account(record, wanted.account),
+            Err(miss) => Err(miss),
+        };
+        let found = found.map_err(|miss| {
+            self.counters.missed(miss);
+            info!(previous = %wanted.id, key = %wanted.key, reason = miss.as_str(), "nothing to continue");
+            match miss {
+                Miss::OtherAccount => BridgeError::AccountMismatch { id: wanted.id.to_string() },
+                Miss::StoreUnavailable => BridgeError::StoreUnavailable,
+                Miss::Unknown | Miss::Expired | Miss::Deleted | Miss::OtherKey | Miss::Unreadable => {
+                    BridgeError::PreviousNotFound { id: wanted.id.to_string() }
                 }
-                kept.forget_oldest();
-                swept += 1;
+            }
+        })?;
+        let items = found.step.total() + wanted.more;
+        if items > self.max_chain_items {
+            return Err(BridgeError::ChainTooLong { items, limit: self.max_chain_items });
+        }
+        Ok(found)
+    }
+
+    /// Keeps an answer as its request asks, so that it can be continued at once. How long, and what of its chain
+    /// the record must hold, is decided here. `None` if it is not kept at all: nothing is to be, or it is not in
+    /// the store and its chain is too large for memory.
+    pub(super) async fn record(
+        &self,
+        mut response: StoredResponse,
+        step: Arc<Step>,
+        retention: Retention,
+    ) -> Option<Kept> {
+        response.expires_at = response.last_used_at + self.ttl;
+        let (id, expires_at) = (response.id.clone(), response.expires_at);
+        let record = Record {
+            key: response.key.clone(),
+            account: response.account.clone(),
+            session: response.session.clone(),
+            step: Arc::clone(&step),
+        };
+        let stored = match retention {
+            Retention::Nothing => return None,
+            Retention::Continuable => None,
+            Retention::Stored => self.put(response, &step).await,
+        };
+        let in_memory = self.recent.insert(id.clone(), record).then_some("memory");
+        let Some(durability) = stored.or(in_memory) else {
+            info!(response_id = %id, bytes = step.bytes(), "its chain is too large to be kept in memory");
+            return None;
+        };
+        Some(Kept { durability, chain_length: step.length(), expires_at })
+    }
+
+    /// Forgets a response of `key`; what continues it goes on. Gives whether it was there.
+    pub(super) async fn delete(&self, id: &ResponseId, key: &KeyId) -> Result<bool, BridgeError> {
+        let recent = self.recent.delete(id, key);
+        let stored = async {
+            match self.store.ask(|store| store.get(id)).await? {
+                Lookup::Found(record) if record.key == *key => self.store.ask(|store| store.delete(id)).await,
+                Lookup::Expired => Ok(Lookup::Expired),
+                Lookup::Deleted => Ok(Lookup::Deleted),
+                Lookup::Found(_) | Lookup::Unknown => Ok(Lookup::Unknown),
+            }
+        };
+        match stored.await {
+            Ok(stored) => Ok(recent.is_ok() || stored == Lookup::Found(())),
+            Err(StoreError::Unavailable { .. } | StoreError::Refused { .. }) => {
+                Err(BridgeError::StoreUnavailable)
+            }
+            // Nobody knows whose it is.
+            Err(StoreError::Unreadable { .. }) => Ok(recent.is_ok()),
+        }
+    }
+
+    /// Lets go of what has expired in memory. Gives how many records went.
+    pub(super) fn sweep(&self) -> usize {
+        self.recent.sweep()
+    }
+
+    /// Lets go of what has expired in the store, batch by batch. Gives how many records went.
+    pub(super) async fn sweep_store(&self) -> usize {
+        let mut swept = 0;
+        while let Ok(some @ 1..) = self.store.unbounded().sweep(SystemTime::now()).await {
+            swept += some;
+        }
+        swept
+    }
+
+    /// Records kept in memory, and about how many bytes their items take.
+    pub(super) fn recent_size(&self) -> (usize, usize) {
+        self.recent.size()
+    }
+
+    /// The same of the store, where it knows.
+    pub(super) async fn stored_size(&self) -> Option<(u64, u64)> {
+        self.store.unbounded().size().await.ok().flatten()
+    }
+
+    /// What the store's records survive.
+    pub(super) fn durability(&self) -> &'static str {
+        self.store.durability()
+    }
+
+    /// Why the store is not available, if it is not.
+    pub(super) fn outage(&self) -> Option<String> {
+        self.store.outage()
+    }
+
+    pub(super) fn counts(&self) -> ContinuationCounts {
+        self.counters.read()
+    }
+
+    async fn look_up(&self, id: &ResponseId, key: &KeyId) -> Result<Record, Miss> {
+        match self.recent.find(id, key) {
+            Ok(record) => self.still_there(id, record).await,
+            Err(Miss::Unknown) => self.fetch(id, key).await,
+            // The store is asked all the same: while it is down, another key's is not to differ from an unknown one.
+            Err(Miss::OtherKey) => self.fetch(id, key).await.map_err(|miss| match miss {
+                Miss::StoreUnavailable => miss,
+                _ => Miss::OtherKey,
+            }),
+            Err(miss) => Err(miss),
+        }
+    }
+
+    /// A recent record, unless another bridge has deleted it meanwhile. One that the store has lost goes on from
+    /// memory.
+    async fn still_there(&self, id: &ResponseId, record: Record) -> Result<Record, Miss> {
+        if record.step.is_stored() {
+            let gone = match self.touch(id, self.expires_at()).await {
+                Ok(Lookup::Found(())) | Err(_) => None,
+                Ok(Lookup::Unknown) => {
+                    record.step.set_lost();
+                    None
+                }
+                Ok(Lookup::Expired) => Some(Miss::Expired),
+                Ok(Lookup::Deleted) => Some(Miss::Deleted),
+            };
+            if let Some(miss) = gone {
+                // For what was said after it and is in memory alone.
+                record.step.set_lost();
+                self.recent.remove(id);
+                return Err(miss);
+            }
+        }
+        self.counters.found_recent.add();
+        Ok(record)
+    }
+
+    /// The record from the store, which makes it a recent one.
+    async fn fetch(&self, id: &ResponseId, key: &KeyId) -> Result<Record, Miss> {
+        let chain = match self.store.ask(|store| store.chain(id)).await {
+            Ok(Lookup::Found(chain)) if chain.record.key == *key => chain,
+            Ok(Lookup::Found(_)) => return Err(Miss::OtherKey),
+            Ok(Lookup::Expired) => return Err(Miss::Expired),
+            Ok(Lookup::Deleted) => return Err(Miss::Deleted),
+            Ok(Lookup::Unknown) => return Err(Miss::Unknown),
+            Err(StoreError::Unavailable { .. } | StoreError::Refused { .. }) => {
+                return Err(Miss::StoreUnavailable);
+            }
+            Err(StoreError::Unreadable { reason }) => {
+                warn!(%id, reason, "a stored response cannot be read");
+                return Err(Miss::Unreadable);
+            }
+        };
+        let Chain { record: StoredResponse { key, account, session, input, output, .. }, before } = chain;
+        let mut previous = None;
+        for items in before {
+            previous = Some(Step::new(previous, &items));
+        }
+        let items: Vec<Item> = input.into_iter().chain(output).collect();
+        let step = Step::new(previous, &items);
+        step.set_stored(id);
+        let record = Record { key, account, session, step };
+        self.recent.insert(id.clone(), record.clone());
+        if let Err(error) = self.touch(id, self.expires_at()).await {
+            debug!(%id, %error, "the record's time limit did not start anew");
+        }
+        self.counters.found_stored.add();
+        Ok(record)
+    }
+
+    fn expires_at(&self) -> SystemTime {
+        SystemTime::now() + self.ttl
+    }
+
+    async fn touch(&self, id: &ResponseId, expires_at: SystemTime) -> Result<Lookup<()>, StoreError> {
+        self.store.ask(|store| store.touch(id, expires_at)).await
+    }
+
+    /// The record for the login of now: another one's reasoning is closed to it.
+    fn for_account(&self, record: Record, account: Option<&str>) -> Result<Found, Miss> {
+        if record.account.as_deref() == account {
+            return Ok(Found { step: record.step, session: record.session, other_account: false });
+        }
+        match self.on_account_change {
+            OnAccountChange::Fail => Err(Miss::OtherAccount),
+            OnAccountChange::Rebuild => {
+                self.counters.rebuilt_for_account.add();
+                let mut items = record.step.transcript();
+                items.retain(|item| item.get("encrypted_content").is_none_or(serde_json::Value::is_null));
+                Ok(Found { step: Step::new(None, &items), session: record.session, other_account: true })
             }
         }
     }
 
-    /// Records kept, and about how many bytes their items take.
-    pub(super) fn size(&self) -> (usize, usize) {
-        let kept = self.lock();
-        (kept.entries.len(), kept.bytes)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Kept {
-    fn forget_oldest(&mut self) {
-        let Some((_, id)) = self.order.pop_first() else { return };
-        if let Some(entry) = self.entries.remove(&id) {
-            self.bytes -= entry.weight;
+    /// Puts a response into the store, with all that the store lacks of its chain.
+    async fn put(&self, response: StoredResponse, step: &Step) -> Option<&'static str> {
+        let id = response.id.clone();
+        let mut put = self.put_after(step.stem(&id), response.clone(), step).await;
+        // What it continues has expired, was evicted or deleted, by now or while the answer was made.
+        if let (Ok(Lookup::Expired | Lookup::Deleted | Lookup::Unknown), Some((before, _))) =
+            (&put, step.stem(&id))
+        {
+            before.set_lost();
+            put = self.put_after(None, response, step).await;
+        }
+        match put {
+            Ok(_) => {
+                step.set_stored(&id);
+                Some(self.store.durability())
+            }
+            Err(error) => {
+                self.counters.not_stored.add();
+                debug!(response_id = %id, %error, "kept in memory only");
+                None
+            }
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn registry(max_records: usize, max_bytes: usize) -> Continuations {
-        let config = ContinuationConfig {
-            ttl: Duration::from_secs(60),
-            max_records,
-            max_bytes,
-            ..ContinuationConfig::default()
-        };
-        Continuations::new(&config)
-    }
-
-    fn record(key: &str, previous: Option<Arc<Step>>, texts: &[&str]) -> Record {
-        let items: Vec<Item> = texts.iter().map(|text| Item::input_text("user", text)).collect();
-        Record { key: KeyId::new(key), account: None, step: Step::new(previous, &items) }
-    }
-
-    fn id(name: &str) -> ResponseId {
-        ResponseId::new(name)
-    }
-
-    fn texts(step: &Arc<Step>) -> Vec<String> {
-        let text = |item: &Item| item.get("content").and_then(|c| c[0]["text"].as_str().map(str::to_owned));
-        step.transcript().iter().filter_map(text).collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_chain_and_its_branches_share_their_stem() {
-        let registry = registry(100, 1 << 20);
-        let stem = record("k", None, &["a", "b"]);
-        let left = record("k", Some(Arc::clone(&stem.step)), &["c"]);
-        let right = record("k", Some(Arc::clone(&stem.step)), &["d"]);
-        registry.insert(id("1"), stem);
-        registry.insert(id("2"), left);
-        registry.insert(id("3"), right);
-        let find = |name: &str| texts(&registry.find(&id(name), &KeyId::new("k")).unwrap().step);
-        assert_eq!(find("2"), ["a", "b", "c"]);
-        assert_eq!(find("3"), ["a", "b", "d"]);
-        assert_eq!(find("1"), ["a", "b"]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_miss_has_its_reason_and_use_restarts_the_clock() {
-        let registry = registry(100, 1 << 20);
-        registry.insert(id("1"), record("k", None, &["a"]));
-        let miss = |name: &str, key: &str| registry.find(&id(name), &KeyId::new(key)).err();
-        assert_eq!(miss("2", "k"), Some(Miss::Unknown));
-        assert_eq!(miss("1", "other"), Some(Miss::OtherKey));
-        tokio::time::advance(Duration::from_secs(59)).await;
-        assert_eq!(miss("1", "k"), None);
-        tokio::time::advance(Duration::from_secs(59)).await;
-        assert_eq!(miss("1", "k"), None);
-        tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(miss("1", "k"), Some(Miss::Expired));
-        assert_eq!(registry.sweep(), 1);
-        assert_eq!(miss("1", "k"), Some(Miss::Unknown));
-        assert_eq!(registry.size(), (0, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn past_its_limits_the_least_recently_used_goes() {
-        let registry = registry(2, 1 << 20);
-        for name in ["1", "2"] {
-            registry.insert(id(name), record("k", None, &["a"]));
-            tokio::time::advance(Duration::from_secs(1)).await;
-        }
-        registry.find(&id("1"), &KeyId::new("k")).unwrap();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        registry.insert(id("3"), record("k", None, &["a"]));
-        let there = |name: &str| registry.find(&id(name), &KeyId::new("k")).is_ok();
-        assert_eq!((there("1"), there("2"), there("3")), (true, false, true));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn bytes_are_bounded_too() {
-        let text = "x".repeat(1000);
-        let registry = registry(100, 2500);
-        for name in ["1", "2", "3"] {
-            registry.insert(id(name), record("k", None, &[&text]));
-        }
-        let (records, bytes) = registry.size();
-        assert_eq!(records, 2);
-        assert!(bytes <= 2500);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_very_long_chain_is_dropped_without_overflowing_the_stack() {
-        let mut step = Step::new(None, &[]);
-        for _ in 0..200_000 {
-            step = Step::new(Some(step), &[]);
-        }
-        drop(step);
+    /// Puts it as what follows `before`. Gives what the store had of that.
+    async fn put_after(
+        &self,
+        before: Option<(&Step, &ResponseId)>,
+        mut response: StoredResponse,
+        step: &Step,
+    ) -> Result<Lookup<()>, StoreError> {
+        let mut input = step.said_since(before.map(|(step, _)| step));
+        input.append(&mut response.input);
+        (response.previous, response.input) = (before.map(|(_, id)| id.clone()), input);
+        self.store.put(response).await
     }
 }

@@ -2,19 +2,24 @@
 
 use serde_json::Value;
 
-use super::emulate;
-use crate::model::{Item, TurnRequest, Usage};
+use super::{emulate, tools};
+use crate::model::{Item, ToolInput, TurnRequest, Usage};
 
 /// What a turn sent and got, by the tokenizer: texts, calls and tool definitions. Images and reasoning count
 /// nothing, and nothing counts as cached: only the backend knows.
 pub(super) fn usage(request: &TurnRequest, before: &[Item], output: &[Item]) -> Usage {
     let instructions = request.instructions.as_deref().map_or(0, emulate::count);
     let schema = request.output_schema.as_ref().map_or(0, |schema| emulate::count(&schema.to_string()));
-    let tools = request.tools.iter().map(|tool| {
+    let tool_tokens = tools::chosen(request).map(|tool| {
         let described = tool.description.as_deref().map_or(0, emulate::count);
-        emulate::count(&tool.name) + described + emulate::count(&tool.parameters.to_string())
+        let input = match &tool.input {
+            ToolInput::Arguments { schema, .. } => emulate::count(&schema.to_string()),
+            ToolInput::Text { pattern } => pattern.as_deref().map_or(0, emulate::count),
+        };
+        emulate::count(&tool.name) + described + input
     });
-    let input_tokens = instructions + schema + tools.sum::<u64>() + items(before) + items(&request.input);
+    let input_tokens =
+        instructions + schema + tool_tokens.sum::<u64>() + items(before) + items(&request.input);
     let output_tokens = items(output);
     Usage { input_tokens, output_tokens, total_tokens: input_tokens + output_tokens, ..Usage::default() }
 }

@@ -33,6 +33,19 @@ pub enum BridgeError {
         /// As the client named it.
         id: String,
     },
+    /// The chain has more items than are kept of one: 400.
+    #[error("The conversation has {items} items with this request; at most {limit} can be continued.")]
+    ChainTooLong {
+        /// The request's own included.
+        items: usize,
+        /// `continuation.max_chain_items`.
+        limit: usize,
+    },
+    /// The response to continue may be in the store, which is down: 503.
+    #[error(
+        "The response store is not available, and the previous response is not in memory. Try again later."
+    )]
+    StoreUnavailable,
     /// The input does not fit the model: 400.
     #[error("{message}")]
     ContextLengthExceeded {
@@ -72,6 +85,8 @@ pub enum BridgeError {
     Overloaded {
         /// Whose words they are.
         message: String,
+        /// Where known.
+        retry_after: Option<Duration>,
     },
     /// No app-server to ask, for now: 503.
     #[error("The app-server is not available: {reason}")]
@@ -103,7 +118,7 @@ pub enum BridgeError {
         message: String,
         /// The status the app-server got, where it tells.
         status: Option<u16>,
-        /// Our name for the failure: `upstream_error`, `stream_disconnected`, `lost_turn`, …
+        /// Our name for the failure, a code of the error table: `upstream_error`, `lost_turn`, …
         code: &'static str,
     },
     /// The connection to the app-server was lost under the call: 502.

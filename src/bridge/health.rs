@@ -1,5 +1,6 @@
 //! How things stand, for `/v1/health` and `/readyz`.
 
+use super::ContinuationCounts;
 use crate::model::LoginState;
 
 /// One look at everything.
@@ -34,6 +35,8 @@ pub struct AppServerHealth {
     pub generation: u64,
     /// Process id of our child.
     pub pid: Option<u32>,
+    /// Our child's resident memory, bytes, as last looked at.
+    pub memory: Option<u64>,
     /// Why the last connection ended.
     pub last_disconnect: Option<String>,
     /// Whether it answered just now, within the bound.
@@ -54,18 +57,35 @@ pub struct SlotHealth {
 }
 
 /// Continuation figures.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ContinuationHealth {
-    /// `memory`: gone with the process.
+    /// What stored responses survive: `memory` nothing, `disk` the process, `shared` the machine.
     pub durability: &'static str,
-    /// Records kept.
+    /// Records kept in memory.
     pub records: usize,
-    /// Bytes of items kept, about.
+    /// Bytes of items kept in memory, about.
     pub bytes: usize,
     /// Idle threads kept loaded.
     pub warm_threads: usize,
     /// Threads started ahead.
     pub spare_threads: usize,
+    /// Templates kept on disk.
+    pub templates: usize,
     /// Turns that wait for their tools' outputs.
     pub held_turns: usize,
+    /// The response store.
+    pub store: StoreHealth,
+    /// How look-ups fared.
+    pub counts: ContinuationCounts,
+}
+
+/// The response store.
+#[derive(Debug, Clone, Default)]
+pub struct StoreHealth {
+    /// Why it is not available; `None` while it is.
+    pub outage: Option<String>,
+    /// Records in it, where it knows.
+    pub records: Option<u64>,
+    /// Bytes in it, about, where it knows.
+    pub bytes: Option<u64>,
 }

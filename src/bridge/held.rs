@@ -19,7 +19,7 @@ use super::threads::LiveThread;
 use super::tools::Settings;
 use crate::app_server::{ItemKind, ThreadEvent, ToolCallReply};
 use crate::config::ContinuationConfig;
-use crate::model::{Item, KeyId, ResponseId, TurnId, TurnRequest};
+use crate::model::{Item, KeyId, Rebuilt, ResponseId, TurnId, TurnRequest};
 
 /// How long the call of a batch whose other calls came may be on its way.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,6 +67,8 @@ pub(super) struct Resumption {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claim<'a> {
     pub(super) request: &'a TurnRequest,
+    /// What was said before the request's input.
+    pub(super) previous: Option<&'a Arc<Step>>,
     pub(super) settings: &'a Settings,
     pub(super) account: Option<&'a str>,
     pub(super) generation: u64,
@@ -147,26 +149,26 @@ impl Held {
         self.lock().retain(|entry| entry.batch.id != kept.id);
     }
 
-    /// The turn that the request's outputs are for, if it can go on with them. One that cannot is given up.
-    pub(super) async fn claim(&self, claim: Claim<'_>) -> Option<Resumption> {
+    /// The turn that the request's outputs are for, if it can go on with them. One that cannot is given up; then
+    /// why, where there is a word for it.
+    pub(super) async fn claim(&self, claim: Claim<'_>) -> Result<Resumption, Option<Rebuilt>> {
         let entry = {
             let mut entries = self.lock();
-            let at = entries.iter().rposition(|entry| entry.batch.is_meant(claim.request))?;
-            entries.remove(at)?
+            let at = entries.iter().rposition(|entry| entry.batch.is_meant(claim.request)).ok_or(None)?;
+            entries.remove(at).ok_or(None)?
         };
         let Entry { batch, ask } = entry;
-        let Some((answers, input)) = batch.fits(claim) else {
+        let (answers, input) = batch.fits(claim).inspect_err(|_| {
             info!(response_id = %batch.id, "the outputs came with something changed: the conversation is rebuilt");
-            return None;
-        };
+        })?;
         let (back, given) = oneshot::channel();
-        ask.send(back).ok()?;
-        let mut held = given.await.ok()?;
+        ask.send(back).map_err(|_| Some(Rebuilt::Lost))?;
+        let mut held = given.await.map_err(|_| Some(Rebuilt::Lost))?;
         if !held.wait_for(&batch.calls).await {
             debug!(response_id = %batch.id, "the app-server never asked for an output");
-            return None;
+            return Err(Some(Rebuilt::Lost));
         }
-        Some(Resumption { held, calls: batch.calls, answers, step: batch.step, input })
+        Ok(Resumption { held, calls: batch.calls, answers, step: batch.step, input })
     }
 
     /// Gives up what belongs to a connection that is not `generation`'s.
@@ -192,30 +194,36 @@ impl Batch {
     /// Whether the request's outputs are for these calls: by the response it continues, else by call id.
     fn is_meant(&self, request: &TurnRequest) -> bool {
         self.key == request.key
-            && match &request.previous {
-                Some(previous) => *previous == self.id,
-                None => calls::first_output(&self.calls, &request.input).is_some(),
-            }
+            && (self.is_continued_by(request) || calls::first_output(&self.calls, &request.input).is_some())
+    }
+
+    fn is_continued_by(&self, request: &TurnRequest) -> bool {
+        request.previous.as_ref() == Some(&self.id)
     }
 
     /// The answers, if nothing else has changed.
-    fn fits(&self, claim: Claim<'_>) -> Option<(Answers, Vec<Item>)> {
-        if *claim.settings != self.settings
-            || claim.account != self.account.as_deref()
-            || claim.generation != self.generation
-        {
-            return None;
+    fn fits(&self, claim: Claim<'_>) -> Result<(Answers, Vec<Item>), Option<Rebuilt>> {
+        if claim.account != self.account.as_deref() {
+            return Err(Some(Rebuilt::OtherAccount));
+        }
+        if claim.generation != self.generation {
+            return Err(Some(Rebuilt::Disconnected));
+        }
+        if let Some(changed) = self.settings.changed(claim.settings) {
+            return Err(Some(changed));
         }
         let input = &claim.request.input;
         let mut tail = &input[..];
-        if claim.request.previous.is_none() {
-            let (prefix, outputs) = input.split_at(calls::first_output(&self.calls, input)?);
-            if !calls::same_conversation(&self.step.transcript(), prefix) {
-                return None;
+        if !self.is_continued_by(claim.request) {
+            let (prefix, outputs) = input.split_at(calls::first_output(&self.calls, input).ok_or(None)?);
+            let mut said = claim.previous.map(Step::transcript).unwrap_or_default();
+            said.extend_from_slice(prefix);
+            if !calls::same_conversation(&self.step.transcript(), &said) {
+                return Err(None);
             }
             tail = outputs;
         }
-        Some((Answers::read(&self.calls, tail)?, tail.to_vec()))
+        Ok((Answers::read(&self.calls, tail).ok_or(None)?, tail.to_vec()))
     }
 }
 
@@ -226,7 +234,10 @@ impl HeldTurn {
             ThreadEvent::ToolCall { call_id, reply, .. } => self.replies.push((call_id, reply)),
             ThreadEvent::UsageUpdated { .. }
             | ThreadEvent::ItemCompleted { .. }
+            | ThreadEvent::OwnCallDone { .. }
             | ThreadEvent::ItemStarted { kind: ItemKind::Other(_), .. } => {}
+            // Of calls beside these that the app-server answered by itself.
+            ThreadEvent::RawItem { item, .. } if item.kind() == "function_call_output" => {}
             _ => return false,
         }
         true

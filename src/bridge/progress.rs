@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use super::BridgeError;
 use super::emulate::{Cut, Emulation};
 use super::replay::{Diverged, Replay};
-use super::tools::Tools;
-use crate::model::{IncompleteReason, Item, Outcome, TurnEvent, Usage};
-use parts::{add, delta_event, diverged, is_output, message_of, started_event, text_of, texts_of, with_id};
+use super::tools::{ClientCall, Tools};
+use crate::model::{IncompleteReason, Item, Outcome, Strict, TurnEvent, Usage};
+use parts::{
+    delta_event, diverged, is_output, message_of, started_event, text_of, texts_of, unreadable, with_id,
+};
 
 /// The state of one turn's output. One owner: the pump.
 #[derive(Debug)]
@@ -33,13 +35,21 @@ pub(super) struct Progress {
     places: usize,
     upstream_response_id: Option<String>,
     usage: Option<Usage>,
+    /// Of an earlier attempt at the same answer.
+    spent: Option<Usage>,
+    /// Items of `output` that `usage` is for.
+    accounted: usize,
     calls: Calls,
     incomplete: Option<IncompleteReason>,
+    /// How often the upstream response was begun again, told or seen.
+    retries: u32,
+    /// It comes from a fork: reasoning without its encrypted content, and no upstream id.
+    forked: bool,
     /// Bytes of text sent and items kept.
     bytes: usize,
 }
 
-/// The functions that may be called, and the calls that were handed over.
+/// The tools that may be called, and the calls that were handed over.
 #[derive(Debug)]
 pub(super) struct Calls {
     tools: Tools,
@@ -48,23 +58,44 @@ pub(super) struct Calls {
     ids: Vec<String>,
     /// Calls were left out: the thread holds more than the answer.
     left_out: bool,
+    /// Calls that the app-server answers by itself with a tool that was asked for, and has not ended yet.
+    own: Vec<String>,
+    /// Calls of the upstream response that is complete wait for the client.
+    due: bool,
+    /// The first tool that was called with what its schema or grammar does not allow, of the strictest.
+    misfit: Option<(String, Strict)>,
 }
 
 impl Calls {
     /// None yet.
     pub(super) fn new(tools: Tools, parallel: bool) -> Self {
-        Self { tools, parallel, ids: Vec::new(), left_out: false }
+        Self { tools, parallel, ids: Vec::new(), left_out: false, own: Vec::new(), due: false, misfit: None }
     }
 
-    /// A call of the model's as the client gets it; `None` for one that is left out: a function that was not
+    /// A call of the model's as the client gets it; `None` for one that is left out: a tool that was not
     /// offered (the app-server answers it by itself), or a second call where only one may be.
-    fn take(&mut self, call: Item) -> Option<Item> {
-        let call = self.tools.client_call(call).filter(|_| self.parallel || self.ids.is_empty());
-        match &call {
-            Some(call) => self.ids.push(call.str("call_id").unwrap_or_default().to_owned()),
-            None => self.left_out = true,
+    fn take(&mut self, call: &Item) -> Option<Item> {
+        if self.tools.is_own(call) {
+            self.own.push(call.str("call_id").unwrap_or_default().to_owned());
+            return None;
         }
-        call
+        let call = self.tools.client_call(call).filter(|_| self.parallel || self.ids.is_empty());
+        let Some(ClientCall { item, misfit }) = call else {
+            self.left_out = true;
+            return None;
+        };
+        self.ids.push(item.str("call_id").unwrap_or_default().to_owned());
+        if let Some(strict) = misfit
+            && self.misfit.as_ref().is_none_or(|(_, known)| *known < strict)
+        {
+            self.misfit = Some((item.str("name").unwrap_or_default().to_owned(), strict));
+        }
+        Some(item)
+    }
+
+    /// A call that the app-server answered by itself, and of which it told no more than the output, has failed.
+    fn answered(&mut self, output: &Item) {
+        self.own.retain(|own| output.str("call_id") != Some(own));
     }
 }
 
@@ -112,7 +143,11 @@ impl Progress {
             places: 0,
             upstream_response_id: None,
             usage: None,
+            spent: None,
+            accounted: 0,
             incomplete: None,
+            retries: 0,
+            forked: false,
             bytes: 0,
         }
     }
@@ -199,10 +234,11 @@ impl Progress {
     /// An item is complete. What its text has beyond the deltas is told first.
     pub(super) fn item_done(&mut self, item: Item, out: &mut Vec<TurnEvent>) -> Result<(), BridgeError> {
         if !is_output(&item) {
+            self.calls.answered(&item);
             return Ok(());
         }
         let item = match item.kind() {
-            "function_call" => match self.calls.take(item) {
+            "function_call" | "custom_tool_call" => match self.calls.take(&item) {
                 Some(call) => call,
                 None => return Ok(()),
             },
@@ -241,6 +277,21 @@ impl Progress {
         self.grow(item.weight())?;
         self.output.push((place, item.clone()));
         out.push(TurnEvent::ItemDone(item));
+        Ok(())
+    }
+
+    /// A call that the app-server answered by itself has ended.
+    pub(super) fn own_call_done(
+        &mut self,
+        call_id: &str,
+        item: Item,
+        out: &mut Vec<TurnEvent>,
+    ) -> Result<(), BridgeError> {
+        let Some(at) = self.calls.own.iter().position(|own| own == call_id) else { return Ok(()) };
+        self.calls.own.remove(at);
+        self.grow(item.weight())?;
+        let place = self.next_place();
+        self.close(place, item, out);
         Ok(())
     }
 
@@ -336,6 +387,11 @@ impl Progress {
         out.push(TurnEvent::ItemDone(item));
     }
 
+    /// The turn runs on a fork.
+    pub(super) fn set_forked(&mut self) {
+        self.forked = true;
+    }
+
     /// The client wants the end alone.
     pub(super) fn set_unseen(&mut self) {
         self.unseen = true;
@@ -344,6 +400,7 @@ impl Progress {
     /// The upstream response is tried again: what is not done starts from the beginning. What is done stays:
     /// the app-server tries again with it.
     pub(super) fn retried(&mut self) {
+        self.retries += 1;
         if self.unseen {
             self.bytes -= self.open.drain(..).map(|open| open.len()).sum::<usize>();
             self.rules.clone_from(&self.settled_rules);
@@ -356,28 +413,60 @@ impl Progress {
         }
     }
 
-    /// The turn is complete. Something begun that never was done has been seen by the client, and is no part
-    /// of the answer.
+    /// The turn is complete. What was begun and never was done has been seen by the client, and is no part of
+    /// the answer; without a retry it is something that the app-server does not pass on.
     pub(super) fn check_complete(&self) -> Result<(), BridgeError> {
+        let told = self.usage.map_or(0, |usage| usage.output_tokens.saturating_sub(usage.reasoning_tokens));
+        if self.retries == 0
+            && (!self.open.is_empty() || self.output.is_empty() && !self.calls.left_out && told > 0)
+        {
+            return Err(unreadable());
+        }
         if self.open.is_empty() || self.unseen { Ok(()) } else { Err(diverged(Diverged)) }
     }
 
     /// One upstream response is complete.
     pub(super) fn response_completed(&mut self, id: String, usage: Option<Usage>) {
         self.upstream_response_id = Some(id);
+        self.calls.due |= !self.calls.ids.is_empty();
         if let Some(usage) = usage {
-            self.usage = Some(self.usage.map_or(usage, |sum| add(sum, usage)));
+            self.add_usage(usage);
         }
     }
 
-    /// Usage counted here, for an answer whose own never comes.
-    pub(super) fn set_usage(&mut self, usage: Usage) {
-        self.usage = Some(usage);
+    /// Of one more upstream response: all items so far are accounted for.
+    pub(super) fn add_usage(&mut self, usage: Usage) {
+        self.usage = Some(self.usage.map_or(usage, |sum| sum + usage));
+        self.accounted = self.output.len();
     }
 
     /// Usage told by another event, for when the response's own has none.
     pub(super) fn usage_fallback(&mut self, usage: Usage) {
-        self.usage.get_or_insert(usage);
+        if self.usage.is_none() {
+            self.add_usage(usage);
+        }
+    }
+
+    /// What of the answer is accounted for, and what is of an upstream response whose usage never came, if there
+    /// is one.
+    pub(super) fn unaccounted(&self) -> Option<(Vec<Item>, Vec<Item>)> {
+        let is_open = self.usage.is_none() || self.output.len() > self.accounted || !self.open.is_empty();
+        is_open.then(|| {
+            let items = |output: &[(usize, Item)]| output.iter().map(|(_, item)| item.clone()).collect();
+            let (before, open) = self.output.split_at(self.accounted);
+            (items(before), items(open))
+        })
+    }
+
+    /// An earlier attempt at the same answer had its usage too.
+    pub(super) fn set_spent(&mut self, usage: Option<Usage>) {
+        self.spent = usage;
+    }
+
+    /// Whether the batch of calls is complete: its upstream response is, and what the app-server answers by
+    /// itself beside it.
+    pub(super) fn is_batch(&self) -> bool {
+        self.calls.due && self.calls.own.is_empty()
     }
 
     /// The ids of the calls the client is to answer, in order.
@@ -385,9 +474,25 @@ impl Progress {
         &self.calls.ids
     }
 
-    /// Whether the function, by the app-server's name for it, may be called.
-    pub(super) fn offers(&self, upstream: &str) -> bool {
-        self.calls.tools.offers(upstream)
+    /// Whether the tool, by the app-server's name for it, may be called.
+    pub(super) fn offers(&self, namespace: Option<&str>, name: &str) -> bool {
+        self.calls.tools.offers(namespace, name)
+    }
+
+    /// Whether a tool was called with what its schema or grammar does not allow.
+    pub(super) fn is_misfit(&self) -> bool {
+        self.calls.misfit.is_some()
+    }
+
+    /// The tool that was called so, where that is no call.
+    pub(super) fn refused(&self) -> Option<&str> {
+        let (tool, strict) = self.calls.misfit.as_ref()?;
+        (*strict == Strict::Asked).then_some(tool)
+    }
+
+    /// Whether a call may have to be refused.
+    pub(super) fn may_refuse(&self) -> bool {
+        self.calls.tools.may_refuse()
     }
 
     /// Whether the thread holds calls that are no part of the answer.
@@ -399,13 +504,15 @@ impl Progress {
         &self.model
     }
 
-    pub(super) fn has_usage(&self) -> bool {
-        self.usage.is_some()
+    /// Bytes of text sent and items kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether the raw events alone make a whole answer.
     pub(super) fn is_answered(&self) -> bool {
-        self.open.is_empty() && !self.output.is_empty() && self.upstream_response_id.is_some()
+        let ended = self.upstream_response_id.is_some() || self.forked && self.usage.is_some();
+        self.open.is_empty() && !self.output.is_empty() && ended
     }
 
     /// The items in the order in which the thread has them, for the record.
@@ -413,15 +520,30 @@ impl Progress {
         self.output.iter().map(|(_, item)| item)
     }
 
+    pub(super) fn upstream_response_id(&self) -> Option<&str> {
+        self.upstream_response_id.as_deref()
+    }
+
+    /// Of all attempts at the answer; `None` while that of this one is not known.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        self.usage.map(|usage| self.spent.map_or(usage, |spent| spent + usage))
+    }
+
+    pub(super) fn retries(&self) -> u32 {
+        self.retries
+    }
+
     pub(super) fn into_outcome(mut self) -> Outcome {
         // A retry may finish an item after a later one.
         self.output.sort_by_key(|(place, _)| *place);
         Outcome {
+            stopped: self.cut() == Some(Cut::Stop),
+            usage: self.usage(),
             upstream_response_id: self.upstream_response_id,
-            usage: self.usage,
             model: self.model,
             output: self.output.into_iter().map(|(_, item)| item).collect(),
             incomplete: self.incomplete,
+            kept: None,
         }
     }
 

@@ -2,6 +2,7 @@
 //! happens: the model answers, fails or falls silent, a limit passes, the client leaves, the bridge stops.
 
 mod endings;
+mod retries;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, trace, warn};
 
+use self::retries::Retries;
 use super::emulate::Emulation;
+use super::failure::Known;
 use super::progress::{Calls, Kind, Part, Progress};
 use super::slots::Slot;
 use super::start::{Plan, Started};
@@ -20,7 +23,7 @@ use super::{BridgeError, Inner, failure};
 use crate::app_server::{
     FailureKind, ItemKind, ThreadEvent, ThreadStatus, ToolCallReply, TurnFailure, TurnStatus,
 };
-use crate::model::{TurnEvent, TurnId};
+use crate::model::{Ended, Outcome, Route, TurnEvent, TurnId};
 
 /// How long an interrupted turn may take to say so; then its thread is let go all the same.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,6 +40,7 @@ pub(super) struct Pump {
     /// Before the replies: a thread that is let go is interrupted before its open calls fail.
     live: LiveThread,
     turn: TurnId,
+    route: Route,
     /// Open calls, by id.
     replies: Vec<(String, ToolCallReply)>,
     sender: TurnSender,
@@ -44,14 +48,15 @@ pub(super) struct Pump {
     slot: Slot,
     deadline: Instant,
     progress: Progress,
+    /// The answer has begun.
+    heard: bool,
     /// The client has been told that the turn runs.
     begun: bool,
-    /// Not told before the call is there that the client demands.
+    /// Not told yet: the answer may have to be asked for once more.
     waiting: Vec<TurnEvent>,
     /// The demand was not met once, and made again.
     again: bool,
-    /// Why the app-server last tried again.
-    last_retry: Option<TurnFailure>,
+    retries: Retries,
 }
 
 /// Why the loop woke.
@@ -60,6 +65,7 @@ enum Wake {
     ClientLeft,
     Killed,
     Deadline,
+    RetriesTooLong,
     Silence,
 }
 
@@ -89,22 +95,27 @@ impl Pump {
         slot: Slot,
         deadline: Instant,
     ) -> Self {
-        let Started { live, turn, plan } = started;
-        let progress = progress(&inner, &plan);
+        let Started { live, turn, plan, route } = started;
+        let (mut progress, retries) = (progress(&inner, &plan), retries(&inner, &plan));
+        if !live.shape.is_raw() {
+            progress.set_forked();
+        }
         Self {
             inner,
             plan,
             live,
             turn,
+            route,
             replies: Vec::new(),
             sender,
             slot,
             deadline,
             progress,
+            heard: false,
             begun: false,
             waiting: Vec::new(),
             again: false,
-            last_retry: None,
+            retries,
         }
     }
 
@@ -113,52 +124,75 @@ impl Pump {
         let started = Instant::now();
         let end = loop {
             match self.pump().await {
-                End::Answered | End::Calls if !self.is_honoured() => match self.demand_again().await {
-                    Ok(()) => {}
-                    Err(error) => break End::Stop(error),
-                },
+                End::Answered | End::Calls if !self.is_honoured() && self.may_demand_again() => {
+                    if let Err(error) = self.demand_again().await {
+                        break End::Stop(error);
+                    }
+                }
+                end @ (End::Answered | End::Calls) => break self.refusal().map_or(end, End::Stop),
                 end => break end,
             }
         };
+        // What an error leaves half done is not told.
+        let is_told = matches!(end, End::Answered | End::Calls | End::Cut | End::Incomplete);
+        let end = if is_told { self.tell().await.err().map_or(end, End::Abandoned) } else { end };
         let thread = self.live.thread.id().clone();
         let (response_id, turn) = (self.plan.request.response_id.clone(), self.turn.clone());
         let ms = started.elapsed().as_millis();
         match end {
             End::Answered => {
-                info!(%response_id, %thread, %turn, ms, "turn answered");
-                self.answered();
+                debug!(%response_id, %thread, %turn, ms, "turn answered");
+                self.answered().await;
             }
             End::Calls => {
-                info!(%response_id, %thread, %turn, ms, calls = self.progress.calls().len(), "turn calls");
+                debug!(%response_id, %thread, %turn, ms, calls = self.progress.calls().len(), "turn calls");
                 self.called().await;
             }
             End::Cut => {
-                info!(%response_id, %thread, %turn, ms, "turn cut");
+                debug!(%response_id, %thread, %turn, ms, "turn cut");
                 self.count_usage().await;
-                self.record(self.step());
-                self.sender.finish(Ok(self.progress.into_outcome()));
+                let kept = self.record(self.step()).await;
+                self.note_ended(Ended::Cut);
+                self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
                 stop(self.live, &self.turn).await;
             }
             End::Incomplete => {
-                info!(%response_id, %thread, %turn, ms, "turn incomplete");
-                self.record(self.step());
-                self.sender.finish(Ok(self.progress.into_outcome()));
+                debug!(%response_id, %thread, %turn, ms, "turn incomplete");
+                self.count_usage().await;
+                let kept = self.record(self.step()).await;
+                self.note_ended(Ended::Incomplete);
+                self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
             }
             End::Failed(error) => {
                 info!(%response_id, %thread, %turn, ms, %error, "turn failed");
+                self.note_ended(Ended::Failed);
                 self.sender.finish(Err(error));
             }
             End::Stop(error) => {
                 warn!(%response_id, %thread, %turn, ms, %error, "turn stopped");
+                self.note_ended(Ended::Failed);
                 self.sender.finish(Err(error));
                 stop(self.live, &self.turn).await;
             }
             End::Abandoned(gone) => {
                 info!(%response_id, %thread, %turn, ms, ?gone, "client gone, turn interrupted");
+                self.note_ended(Ended::Abandoned);
                 self.sender.finish(Err(BridgeError::Interrupted));
                 stop(self.live, &self.turn).await;
             }
         }
+    }
+
+    /// For the trace, before the end is told.
+    fn note_ended(&self, ended: Ended) {
+        let trace = &self.plan.request.trace;
+        let done = trace.elapsed();
+        trace.note(|trace| {
+            (trace.phases.done, trace.ended) = (Some(done), Some(ended));
+            trace.upstream_response_id = self.progress.upstream_response_id().map(str::to_owned);
+            trace.usage = self.progress.usage();
+            trace.retries += self.progress.retries();
+        });
     }
 
     async fn pump(&mut self) -> End {
@@ -168,6 +202,7 @@ impl Pump {
         let kill = self.inner.kill.clone();
         loop {
             let silence = checked + limits.status_check;
+            let patience = self.retries.deadline();
             // Every branch is cancel-safe: events stay queued, the rest are timers and tokens.
             let wake = tokio::select! {
                 biased;
@@ -175,6 +210,9 @@ impl Pump {
                 () = kill.cancelled() => Wake::Killed,
                 event = self.live.thread.next_event() => Wake::Event(event),
                 () = tokio::time::sleep_until(self.deadline) => Wake::Deadline,
+                () = tokio::time::sleep_until(patience.unwrap_or(self.deadline)), if patience.is_some() => {
+                    Wake::RetriesTooLong
+                }
                 () = tokio::time::sleep_until(silence) => Wake::Silence,
             };
             match wake {
@@ -183,6 +221,7 @@ impl Pump {
                 Wake::Deadline => {
                     return End::Stop(BridgeError::Timeout { what: "The turn", limit: limits.deadline });
                 }
+                Wake::RetriesTooLong => return End::Stop(self.given_up()),
                 Wake::Silence => {
                     if heard.elapsed() >= limits.idle_timeout && self.awaits_outputs() {
                         return End::Calls;
@@ -212,21 +251,29 @@ impl Pump {
     async fn event(&mut self, event: ThreadEvent) -> Option<End> {
         let mut out = Vec::new();
         let end = self.fed(event, &mut out).await;
-        // What an error leaves half done is not told.
-        if matches!(end, Some(End::Failed(_) | End::Stop(_))) {
+        if !self.heard && !out.is_empty() {
+            self.heard = true;
+            let trace = &self.plan.request.trace;
+            let first = trace.elapsed();
+            trace.note(|trace| trace.phases.first_event = Some(first));
+        }
+        self.waiting.extend(out);
+        if end.is_some() || self.holds_back() {
             return end;
         }
-        let whole = matches!(end, Some(End::Cut | End::Incomplete));
-        match self.tell(out, whole).await {
-            Ok(()) => end,
-            Err(gone) => Some(End::Abandoned(gone)),
-        }
+        self.tell().await.err().map(End::Abandoned)
     }
 
-    /// Tells the client, unless it demands a call that is not there yet; what is not whole is told as it is.
-    async fn tell(&mut self, out: Vec<TurnEvent>, incomplete: bool) -> Result<(), Gone> {
-        self.waiting.extend(out);
-        if self.waiting.is_empty() || !(incomplete || self.is_honoured()) {
+    /// Whether the client is not to be told yet, since what is told cannot be taken back: it demands a call
+    /// that is not there, or has a call now that may have to be asked for again. Where one may have to be
+    /// refused, nothing is told before text is.
+    fn holds_back(&self) -> bool {
+        !self.is_honoured()
+            || !self.begun && self.progress.may_refuse() && !self.waiting.iter().any(is_of_message)
+    }
+
+    async fn tell(&mut self) -> Result<(), Gone> {
+        if self.waiting.is_empty() {
             return Ok(());
         }
         if !self.begun {
@@ -247,6 +294,8 @@ impl Pump {
             self.progress.set_unseen();
         }
         let progress = &mut self.progress;
+        let retries_before = progress.retries();
+        let (retry, answers) = (matches!(event, ThreadEvent::Retrying { .. }), is_answer(&event));
         let fed = match event {
             ThreadEvent::ItemStarted { kind: ItemKind::Message, item_id, .. } => {
                 progress.started(Kind::Message, &item_id, out);
@@ -258,13 +307,9 @@ impl Pump {
             }
             // Ours never compacts; somebody else's would have rewritten the client's words.
             ThreadEvent::ItemStarted { kind: ItemKind::ContextCompaction, .. } => {
-                Err(BridgeError::Upstream {
-                    message:
-                        "The app-server rewrote the conversation to make it fit; the answer was not used."
-                            .into(),
-                    status: None,
-                    code: "context_compacted",
-                })
+                let message =
+                    "The app-server rewrote the conversation to make it fit; the answer was not used.";
+                Err(failure::upstream(message.into(), None, "context_compacted"))
             }
             ThreadEvent::SummaryPartAdded { item_id, index, .. } => {
                 progress.summary_part(&item_id, index, out);
@@ -280,31 +325,43 @@ impl Pump {
                 progress.delta(Part::Reasoning, &item_id, index, delta, out)
             }
             ThreadEvent::RawItem { item, .. } => progress.item_done(item, out),
-            ThreadEvent::ResponseCompleted { response_id, usage, .. } => {
-                progress.response_completed(response_id, usage);
-                if !progress.calls().is_empty() && progress.cut().is_none() {
-                    return Some(progress.check_complete().map_or_else(End::Stop, |()| End::Calls));
+            // A fork tells no raw items, and of its one upstream response no more than the usage.
+            ThreadEvent::ItemCompleted { item: Some(item), .. } if !self.live.shape.is_raw() => {
+                progress.item_done(item, out)
+            }
+            ThreadEvent::UsageUpdated { turn, last } if !self.live.shape.is_raw() => {
+                if turn == self.turn {
+                    progress.usage_fallback(last);
                 }
                 Ok(())
             }
-            ThreadEvent::ToolCall { call_id, name, reply, .. } => {
+            ThreadEvent::ResponseCompleted { response_id, usage, .. } => {
+                progress.response_completed(response_id, usage);
+                Ok(())
+            }
+            ThreadEvent::OwnCallDone { call_id, item, .. } => progress.own_call_done(&call_id, item, out),
+            ThreadEvent::ToolCall { call_id, namespace, name, reply, .. } => {
                 // One that was not offered has no answer: dropped, it fails at once.
-                if progress.offers(&name) {
+                if progress.offers(namespace.as_deref(), &name) {
                     self.replies.push((call_id, reply));
                 }
                 Ok(())
             }
             ThreadEvent::Retrying { failure, .. } => {
                 info!(response_id = %self.plan.request.response_id, message = %failure.message, "the app-server retries");
+                if let Some(reason) = failure::incomplete(&failure) {
+                    // The next attempt would tell the model so, in words that are not the client's.
+                    progress.ended_early(reason, out);
+                    return Some(End::Cut);
+                }
                 progress.retried();
-                self.last_retry = Some(failure);
+                self.retries.told(failure);
                 Ok(())
             }
-            ThreadEvent::Overflow => Err(BridgeError::Upstream {
-                message: "The answer came faster than it could be taken in.".into(),
-                status: None,
-                code: "events_overrun",
-            }),
+            ThreadEvent::Overflow => {
+                let message = "The answer came faster than it could be taken in.";
+                Err(failure::upstream(message.into(), None, "events_overrun"))
+            }
             ThreadEvent::TurnCompleted { status, .. } => return Some(self.completed(status, out).await),
             ThreadEvent::Closed(reason) => {
                 return Some(End::Failed(BridgeError::ConnectionLost { reason: reason.to_string() }));
@@ -314,10 +371,46 @@ impl Pump {
             | ThreadEvent::ItemCompleted { .. }
             | ThreadEvent::UsageUpdated { .. } => Ok(()),
         };
-        match fed {
-            Err(error) => Some(End::Stop(error)),
-            Ok(()) => self.progress.cut().map(|_| End::Cut),
+        if let Err(error) = fed {
+            return Some(End::Stop(error));
         }
+        let untold = !retry && self.progress.retries() > retries_before;
+        if untold {
+            self.retries.untold();
+        }
+        if answers {
+            self.retries.answering(self.progress.bytes());
+        }
+        if (retry || untold) && self.retries.are_too_many() {
+            return Some(End::Stop(self.given_up()));
+        }
+        if self.progress.cut().is_some() {
+            return Some(End::Cut);
+        }
+        let batch = self.progress.is_batch();
+        batch.then(|| self.progress.check_complete().map_or_else(End::Stop, |()| End::Calls))
+    }
+
+    /// The app-server has tried again for long enough.
+    fn given_up(&self) -> BridgeError {
+        match self.retries.last() {
+            Some(last) => self.explain(last.clone(), failure::of_retry),
+            None => BridgeError::Upstream {
+                message: "The answer was cut off upstream, and the app-server began it again.".into(),
+                status: None,
+                code: "stream_disconnected",
+            },
+        }
+    }
+
+    fn explain(
+        &self,
+        failure: TurnFailure,
+        meaning: fn(TurnFailure, Known<'_>) -> BridgeError,
+    ) -> BridgeError {
+        let limits = self.inner.app_server.rate_limits().map(|known| known.limits);
+        let model = self.progress.model();
+        meaning(failure, Known { model, limits: limits.as_ref(), pause: self.retries.pause() })
     }
 
     async fn completed(&mut self, status: TurnStatus, out: &mut Vec<TurnEvent>) -> End {
@@ -328,19 +421,19 @@ impl Pump {
             }
             TurnStatus::Interrupted => End::Failed(BridgeError::Interrupted),
             TurnStatus::Failed(mut failure) => {
+                self.retries.ended();
                 // The last of several failures comes without its kind; those before it had it.
                 if failure.kind == FailureKind::Other
-                    && let Some(last) = self.last_retry.take()
+                    && let Some(last) = self.retries.last()
                     && last.details.as_deref() == Some(&failure.message)
                 {
-                    (failure.kind, failure.status) = (last.kind, last.status);
+                    (failure.kind, failure.status) = (last.kind.clone(), last.status);
                 }
                 if let Some(reason) = failure::incomplete(&failure) {
                     self.progress.ended_early(reason, out);
                     return End::Incomplete;
                 }
-                let limits = self.inner.app_server.rate_limits().map(|known| known.limits);
-                End::Failed(failure::of_turn(failure, self.progress.model(), limits.as_ref()))
+                End::Failed(self.explain(failure, failure::of_turn))
             }
         }
     }
@@ -348,7 +441,7 @@ impl Pump {
     /// Usage may come after the end; it is waited for within a bound.
     async fn wait_for_usage(&mut self) {
         let until = Instant::now() + self.inner.turn.usage_timeout;
-        while !self.progress.has_usage() {
+        while self.progress.usage().is_none() {
             match tokio::time::timeout_at(until, self.live.thread.next_event()).await {
                 Ok(ThreadEvent::ResponseCompleted { response_id, usage, .. }) => {
                     self.progress.response_completed(response_id, usage);
@@ -404,6 +497,36 @@ fn progress(inner: &Inner, plan: &Plan) -> Progress {
     let rules = Emulation::new(request.max_output_tokens, &request.stop);
     let calls = Calls::new(Tools::offered(request), request.parallel_tool_calls);
     Progress::new(plan.model.id.clone(), inner.turn.max_output_bytes, rules, calls)
+}
+
+/// A turn's retries at its beginning: how long they may last is the client's to shorten.
+fn retries(inner: &Inner, plan: &Plan) -> Retries {
+    let ours = if inner.turn.fail_fast { Duration::ZERO } else { inner.turn.max_retry_wait };
+    Retries::new(plan.request.max_retry_wait.map_or(ours, |asked| asked.min(ours)))
+}
+
+/// Whether the event tells of a message.
+fn is_of_message(event: &TurnEvent) -> bool {
+    match event {
+        TurnEvent::MessageStarted { .. } | TurnEvent::TextDelta { .. } => true,
+        TurnEvent::ItemDone(item) => item.kind() == "message",
+        _ => false,
+    }
+}
+
+/// Whether the event shows that the model answers.
+fn is_answer(event: &ThreadEvent) -> bool {
+    matches!(
+        event,
+        ThreadEvent::ItemStarted { .. }
+            | ThreadEvent::SummaryPartAdded { .. }
+            | ThreadEvent::TextDelta { .. }
+            | ThreadEvent::SummaryDelta { .. }
+            | ThreadEvent::ReasoningDelta { .. }
+            | ThreadEvent::RawItem { .. }
+            | ThreadEvent::ToolCall { .. }
+            | ThreadEvent::ResponseCompleted { .. }
+    )
 }
 
 /// Interrupts the turn and lets its thread go; a spoiled thread is never used again.

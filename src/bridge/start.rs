@@ -1,18 +1,21 @@
-//! Where a turn runs: in the turn that waits for its outputs, on the chain's warm thread, or on a fresh one that
-//! gets the whole conversation. All three give the model the same items.
+//! Where a turn runs: in the turn that waits for its outputs, on a warm thread that holds what was said before,
+//! on a fork of what others have said before, or on a fresh thread that gets the whole conversation. All give the
+//! model the same items, but that a warm thread has its own reasoning, which a client need not send back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::debug;
 
+use super::affinity::{History, Trail};
 use super::continuations::Step;
 use super::held::{Claim, HeldTurn, Resumption};
-use super::threads::{LiveThread, Shape, Wanted};
+use super::templates::{self, Template};
+use super::threads::{LiveThread, Owner, Shape, Wanted};
 use super::tools::{self, Settings};
 use super::{BridgeError, Inner, failure};
-use crate::app_server::{AppServerError, Connection, Thread, TurnOptions};
-use crate::model::{Item, ModelInfo, TurnId, TurnRequest};
+use crate::app_server::{AppServerError, Connection, Thread, ThreadOptions, TurnOptions};
+use crate::model::{Item, ModelInfo, Rebuilt, Route, TurnId, TurnRequest};
 
 /// Where an app-server that is not ours starts to rewrite long conversations: this share of the model's window.
 const FOREIGN_WINDOW_SHARE: f64 = 0.85;
@@ -28,6 +31,8 @@ pub(super) struct Plan {
     pub(super) account: Option<String>,
     /// What was said before the request's input.
     pub(super) previous: Option<Arc<Step>>,
+    /// That was under another login: nothing of it but its items may be used.
+    pub(super) other_account: bool,
 }
 
 /// A turn that runs.
@@ -38,6 +43,34 @@ pub(super) struct Started {
     /// As it was, but for a conversation that came whole and goes on in a held turn: what the bridge knows of
     /// it is `previous` now, and only the rest is input.
     pub(super) plan: Plan,
+    pub(super) route: Route,
+}
+
+impl Plan {
+    /// How a thread of the turn's own counts.
+    fn fresh_route(&self) -> Route {
+        if self.previous.is_some() { Route::Rebuilt } else { Route::Fresh }
+    }
+
+    /// For the trace: the turn was accepted.
+    fn note_started(&self, live: &LiveThread, turn: &TurnId, route: Route, because: Option<Rebuilt>) {
+        let request = &self.request;
+        let starting = request.trace.elapsed();
+        request.trace.note(|trace| {
+            (trace.route, trace.rebuilt_because) = (Some(route), because);
+            (trace.thread, trace.turn) = (Some(live.thread.id().clone()), Some(turn.clone()));
+            trace.generation = Some(live.thread.connection().generation());
+            // A repair continues the very answer that it replaces.
+            if request.previous.as_ref() != Some(&request.response_id) {
+                trace.previous.clone_from(&request.previous);
+            }
+            trace.chain_length =
+                Some(self.previous.as_ref().map_or(1, |step| step.length().saturating_add(1)));
+            trace.phases.starting = Some(starting);
+            trace.phases.first_event = None;
+            trace.turns += 1;
+        });
+    }
 }
 
 /// The start was not done within `limit`.
@@ -47,38 +80,62 @@ pub(super) fn start_timed_out(limit: Duration) -> BridgeError {
 
 impl Inner {
     /// Starts the turn, or goes on with the one that waits for this request's outputs.
-    pub(super) async fn start(&self, mut plan: Plan) -> Result<Started, BridgeError> {
+    pub(super) async fn start(self: &Arc<Self>, mut plan: Plan) -> Result<Started, BridgeError> {
         let connection = self.app_server.connection().await.map_err(failure::of_request)?;
         let settings = Settings::of(&plan.request, &plan.model.id);
         let claim = Claim {
             request: &plan.request,
+            previous: plan.previous.as_ref(),
             settings: &settings,
             account: plan.account.as_deref(),
             generation: connection.generation(),
         };
-        if let Some(resumption) = self.held.claim(claim).await {
-            match resume(resumption, &plan.request).await {
+        let mut because = match self.held.claim(claim).await {
+            Ok(resumption) => match resume(resumption, &plan.request).await {
                 Ok((held, step, input)) => {
                     plan.previous = Some(step);
                     plan.request.input = input;
-                    return Ok(Started { live: held.live, turn: held.turn, plan });
+                    plan.note_started(&held.live, &held.turn, Route::Held, None);
+                    return Ok(Started { live: held.live, turn: held.turn, plan, route: Route::Held });
                 }
                 Err(error) => {
                     debug!(response_id = %plan.request.response_id, %error, "held turn lost, rebuilding");
+                    Some(Rebuilt::Lost)
+                }
+            },
+            Err(reason) => reason,
+        };
+        match self.start_warm(&connection, &plan).await {
+            Ok((live, turn)) => {
+                plan.note_started(&live, &turn, Route::Live, None);
+                return Ok(Started { live, turn, plan, route: Route::Live });
+            }
+            Err(reason) => because = because.or(reason),
+        }
+        if let Some(template) = self.template(&plan).await {
+            match self.start_fresh(&connection, &plan, Some(&template)).await {
+                Ok((live, turn)) => {
+                    plan.note_started(&live, &turn, Route::Template, None);
+                    return Ok(Started { live, turn, plan, route: Route::Template });
+                }
+                Err(error) => {
+                    debug!(response_id = %plan.request.response_id, %error, "not started on a fork");
                 }
             }
         }
-        if let Some((live, turn)) = self.start_warm(&connection, &plan).await {
-            return Ok(Started { live, turn, plan });
-        }
-        let (live, turn) = self.start_fresh(&connection, &plan).await?;
-        Ok(Started { live, turn, plan })
+        let (live, turn) = self.start_fresh(&connection, &plan, None).await?;
+        let route = plan.fresh_route();
+        plan.note_started(&live, &turn, route, because);
+        Ok(Started { live, turn, plan, route })
     }
 
     /// Starts it on a fresh thread, once more.
-    pub(super) async fn start_again(&self, plan: &Plan) -> Result<(LiveThread, TurnId), BridgeError> {
+    pub(super) async fn start_again(&self, plan: &Plan) -> Result<(LiveThread, TurnId, Route), BridgeError> {
         let connection = self.app_server.connection().await.map_err(failure::of_request)?;
-        self.start_fresh(&connection, plan).await
+        let (live, turn) = self.start_fresh(&connection, plan, None).await?;
+        let route = plan.fresh_route();
+        plan.note_started(&live, &turn, route, None);
+        Ok((live, turn, route))
     }
 
     /// Starts the threads that calls like this one are likely to want next.
@@ -95,45 +152,70 @@ impl Inner {
         }
     }
 
-    async fn start_warm(&self, connection: &Connection, plan: &Plan) -> Option<(LiveThread, TurnId)> {
+    /// On the chain's warm thread; else why not, where there is a chain.
+    async fn start_warm(
+        &self,
+        connection: &Connection,
+        plan: &Plan,
+    ) -> Result<(LiveThread, TurnId), Option<Rebuilt>> {
         let request = &plan.request;
-        let previous = request.previous.as_ref()?;
         let shape = Shape::of(request, &plan.model.id);
         let wanted = Wanted {
             shape: &shape,
-            instructions: request.instructions.as_deref(),
-            any_model: self.app_server.owns_app_server(),
+            raw: !templates::tells_all(request),
             generation: connection.generation(),
         };
-        let mut live = self.threads.take_warm(previous, &wanted)?;
-        let mut options = turn_options(request);
-        options.model = (live.shape.model != shape.model).then(|| shape.model.clone());
-        live.shape = shape;
-        let mut items = tools::upstream_items(&request.input);
+        let (mut live, said) = match &request.previous {
+            Some(_) if plan.other_account => return Err(Some(Rebuilt::OtherAccount)),
+            Some(tip) => (self.threads.take_warm(tip, request.instructions.as_deref(), &wanted)?, 0),
+            None => self.take_said(plan, &wanted).ok_or(None)?,
+        };
+        let rest = &request.input[said..];
+        let options = turn_options(request);
+        live.instructions.clone_from(&request.instructions);
+        live.said(rest);
+        let mut items = tools::upstream_items(rest);
         items.extend(tools::demand(request));
         match live.thread.start_turn(&items, &options).await {
-            Ok(turn) => Some((live, turn)),
+            Ok(turn) => Ok((live, turn)),
             // The thread or its connection has gone in between: the transcript has it all.
             Err(error) => {
                 debug!(response_id = %request.response_id, %error, "warm thread lost, rebuilding");
-                None
+                Err(Some(Rebuilt::Lost))
             }
         }
     }
 
+    /// A warm thread that has said the beginning of what the request brings, and how much of its input that is.
+    fn take_said(&self, plan: &Plan, wanted: &Wanted<'_>) -> Option<(LiveThread, usize)> {
+        if !self.affinity {
+            return None;
+        }
+        let request = &plan.request;
+        let owner = Owner::of(request, plan.account.as_deref());
+        let instructions = instructions(request);
+        let trail = Trail::of(instructions.iter().chain(&request.input));
+        let (live, said) = self.threads.take_said(&trail, &owner, wanted)?;
+        Some((live, said.saturating_sub(usize::from(instructions.is_some()))))
+    }
+
+    /// Starts it on a thread of its own, which gets the whole conversation, or what the template lacks of it.
     async fn start_fresh(
         &self,
         connection: &Connection,
         plan: &Plan,
+        template: Option<&Template>,
     ) -> Result<(LiveThread, TurnId), BridgeError> {
         let request = &plan.request;
-        let mut items: Vec<Item> = Vec::new();
-        items.extend(request.instructions.iter().map(|text| Item::input_text("developer", text)));
         let said = plan.previous.as_ref().map(Step::transcript).unwrap_or_default();
-        items.extend(tools::upstream_items(said.iter().chain(&request.input)));
+        let instructions = instructions(request);
+        let whole = || instructions.iter().chain(&said).chain(&request.input);
+        let history = self.affinity.then(|| History::of(whole()));
+        let mut items = tools::upstream_items(whole().skip(template.map_or(0, |template| template.items)));
         items.extend(tools::demand(request));
         self.check_foreign_window(&items, &plan.model)?;
-        let shape = Shape::of(request, &plan.model.id);
+        let mut shape = Shape::of(request, &plan.model.id);
+        shape.template = template.map(|template| template.thread.clone());
         let options = turn_options(request);
         let mut retried = false;
         loop {
@@ -141,7 +223,7 @@ impl Inner {
             match thread.start_turn(&items, &options).await {
                 Ok(turn) => {
                     let instructions = request.instructions.clone();
-                    return Ok((LiveThread { thread, shape, instructions }, turn));
+                    return Ok((LiveThread { thread, shape, instructions, history }, turn));
                 }
                 // The items were turned away and the turn was not: that thread is spoiled, another one is not.
                 Err(error @ AppServerError::Overloaded { .. }) if !retried => {
@@ -161,10 +243,25 @@ impl Inner {
     }
 
     async fn start_thread(&self, connection: &Connection, shape: &Shape) -> Result<Thread, AppServerError> {
+        let options = self.thread_options(shape);
+        match &shape.template {
+            Some(template) => connection.fork_thread(template, &options).await.inspect_err(|error| {
+                // Any other error says nothing of the template.
+                if let AppServerError::Refused { .. } = error {
+                    self.templates.give_up(template);
+                }
+            }),
+            None => connection.start_thread(&options).await,
+        }
+    }
+
+    /// What a thread of `shape` starts with.
+    pub(super) fn thread_options(&self, shape: &Shape) -> ThreadOptions {
         let mut options = self.app_server.thread_options(&shape.model, shape.verbosity.as_deref());
         options.dynamic_tools = shape.tools.dynamic().to_vec();
-        options.web_search = shape.web_search;
-        connection.start_thread(&options).await
+        options.web_search.clone_from(&shape.web_search);
+        options.image_generation = shape.image_generation;
+        options
     }
 
     /// An app-server that is not ours would rewrite a conversation that nears its window, without a word:
@@ -205,16 +302,25 @@ async fn resume(
         }
     }
     held.replies.clear();
+    held.live.said(&input);
     Ok((held, step, input))
 }
 
+/// By what name the session goes upstream: one that the app-server does not keep for itself.
+const SESSION_NAME: &str = "client_session_id";
+/// The item that the request's instructions go in as, before all others.
+pub(super) fn instructions(request: &TurnRequest) -> Option<Item> {
+    request.instructions.as_ref().map(|text| Item::input_text("developer", text))
+}
+
 fn turn_options(request: &TurnRequest) -> TurnOptions {
+    let mut client_metadata = request.client_metadata.clone();
+    client_metadata.insert(SESSION_NAME.into(), request.session.id().to_string());
     TurnOptions {
-        model: None,
         effort: request.effort.clone(),
         summary: request.summary.clone(),
         service_tier: request.service_tier.clone(),
         output_schema: request.output_schema.clone(),
-        client_metadata: request.client_metadata.clone(),
+        client_metadata,
     }
 }

@@ -7,35 +7,48 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+use super::affinity::{History, Trail};
 use super::tools::Tools;
 use crate::app_server::Thread;
 use crate::config::ContinuationConfig;
-use crate::model::{ResponseId, TurnRequest};
+use crate::model::{Item, KeyId, Rebuilt, ResponseId, SessionId, ThreadId, TurnRequest, WebSearch};
 
-/// What belongs to a thread from its start and cannot change along it.
+/// What belongs to a thread from its start and cannot change along it; the model could, but the app-server may tell
+/// it so in words of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     /// Catalogue id.
     pub(super) model: String,
     pub(super) verbosity: Option<String>,
     pub(super) tools: Tools,
-    pub(super) web_search: bool,
+    pub(super) web_search: Option<WebSearch>,
+    pub(super) image_generation: bool,
+    /// The template it is a fork of. A fork tells no raw items.
+    pub(super) template: Option<ThreadId>,
 }
 
 impl Shape {
-    /// What the request needs of a thread for `model`.
+    /// What the request needs of a thread for `model`, which is no fork.
     pub(super) fn of(request: &TurnRequest, model: &str) -> Self {
         Self {
             model: model.to_owned(),
             verbosity: request.verbosity.clone(),
             tools: Tools::offered(request),
-            web_search: request.web_search,
+            web_search: request.web_search.clone(),
+            image_generation: request.image_generation,
+            template: None,
         }
     }
 
-    /// Whether a thread of this shape does where `other` is wanted, but for the model.
+    /// Whether its threads tell raw items, with the encrypted reasoning in them.
+    pub(super) fn is_raw(&self) -> bool {
+        self.template.is_none()
+    }
+
+    /// Whether a thread of this shape does where `other` is wanted, but for the model and the raw items.
     fn does_for(&self, other: &Self) -> bool {
-        self.verbosity == other.verbosity && self.tools == other.tools && self.web_search == other.web_search
+        (&self.verbosity, &self.tools, &self.web_search, self.image_generation)
+            == (&other.verbosity, &other.tools, &other.web_search, other.image_generation)
     }
 }
 
@@ -46,17 +59,87 @@ pub(super) struct LiveThread {
     pub(super) shape: Shape,
     /// The first developer item, as injected.
     pub(super) instructions: Option<String>,
+    /// All it has said; `None` where nobody would look for it.
+    pub(super) history: Option<History>,
+}
+
+impl LiveThread {
+    /// More was said on it.
+    pub(super) fn said<'a>(&mut self, items: impl IntoIterator<Item = &'a Item>) {
+        if let Some(history) = &mut self.history {
+            history.extend(items);
+        }
+    }
 }
 
 /// What a continuation needs of a warm thread.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) shape: &'a Shape,
-    pub(super) instructions: Option<&'a str>,
-    /// Whether the model may change along a thread (only on an app-server of ours).
-    pub(super) any_model: bool,
+    /// Whether its raw items are needed.
+    pub(super) raw: bool,
     /// The current connection's.
     pub(super) generation: u64,
+}
+
+impl Wanted<'_> {
+    /// Whether the thread will do; else why not.
+    fn check(&self, live: &LiveThread) -> Result<(), Rebuilt> {
+        if !is_current(&live.thread, self.generation) {
+            Err(Rebuilt::Disconnected)
+        } else if !live.shape.does_for(self.shape) || self.raw && !live.shape.is_raw() {
+            Err(Rebuilt::SettingsChanged)
+        } else if live.shape.model != self.shape.model {
+            Err(Rebuilt::ModelChanged)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Who may go on in a thread.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Owner {
+    key: KeyId,
+    /// The login.
+    account: Option<String>,
+    /// The conversation, where the caller named it.
+    scope: Option<SessionId>,
+    /// Threads with different ones share no key upstream.
+    prompt_cache_key: Option<String>,
+}
+
+impl Owner {
+    /// Whoever asks, under the login `account`.
+    pub(super) fn of(request: &TurnRequest, account: Option<&str>) -> Self {
+        Self {
+            key: request.key.clone(),
+            account: account.map(str::to_owned),
+            scope: request.session.scope().cloned(),
+            prompt_cache_key: request.prompt_cache_key.clone(),
+        }
+    }
+}
+
+/// How likely a thread is to be continued; where there is no room, the lowest goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// A first question of a client that names no response to continue: mostly it asks nothing more.
+    OneShot,
+    /// A first question whose response can be named.
+    Named,
+    /// It was continued before, or there are answers in what the client sent.
+    Conversation,
+}
+
+/// A thread to be kept for what may follow.
+#[derive(Debug)]
+pub(super) struct Warm {
+    /// The response it ends with.
+    pub(super) tip: ResponseId,
+    pub(super) owner: Owner,
+    pub(super) rank: Rank,
+    pub(super) live: LiveThread,
 }
 
 /// The idle threads.
@@ -70,15 +153,8 @@ pub(super) struct Threads {
 #[derive(Debug, Default)]
 struct Idle {
     /// Oldest first: few, so that a scan is cheaper than an index.
-    warm: Vec<Warm>,
+    warm: Vec<(Warm, Instant)>,
     spares: HashMap<Shape, Spares>,
-}
-
-#[derive(Debug)]
-struct Warm {
-    tip: ResponseId,
-    live: LiveThread,
-    since: Instant,
 }
 
 /// The spare threads of one shape.
@@ -92,6 +168,9 @@ struct Spares {
     last_used: Instant,
 }
 
+/// One-shots take this part of the warm threads at most: many of them in a row cost no more memory and evict
+/// no conversation, and the first answer of one that becomes a conversation is still there.
+const ONE_SHOT_SHARE: usize = 4;
 /// Shapes remembered at once; past it the least recently used is forgotten with its spares.
 const SHAPES: usize = 32;
 
@@ -102,32 +181,70 @@ impl Threads {
 
     /// The warm thread whose tip is `tip`, if it fits. One that does not fit is let go: its chain goes on
     /// elsewhere.
-    pub(super) fn take_warm(&self, tip: &ResponseId, wanted: &Wanted<'_>) -> Option<LiveThread> {
-        let warm = {
+    pub(super) fn take_warm(
+        &self,
+        tip: &ResponseId,
+        instructions: Option<&str>,
+        wanted: &Wanted<'_>,
+    ) -> Result<LiveThread, Rebuilt> {
+        let live = {
             let mut idle = self.lock();
-            let at = idle.warm.iter().position(|warm| warm.tip == *tip)?;
-            idle.warm.remove(at)
+            let found = idle.warm.iter().position(|(warm, _)| warm.tip == *tip);
+            idle.warm.remove(found.ok_or(Rebuilt::NotLoaded)?).0.live
         };
-        let live = warm.live;
-        let fits = live.thread.connection().generation() == wanted.generation
-            && !live.thread.connection().is_closed()
-            && live.shape.does_for(wanted.shape)
-            && (wanted.any_model || live.shape.model == wanted.shape.model)
-            && live.instructions.as_deref() == wanted.instructions;
-        fits.then_some(live)
+        wanted.check(&live)?;
+        if live.instructions.as_deref() != instructions {
+            return Err(Rebuilt::InstructionsChanged);
+        }
+        Ok(live)
     }
 
-    /// Keeps a thread for the continuation of `tip`. Gives the one that made room, for the caller to let go
-    /// when it suits: the oldest, or that of an earlier answer with the same id.
-    pub(super) fn keep_warm(&self, tip: ResponseId, live: LiveThread) -> Option<LiveThread> {
-        if self.config.warm_threads == 0 {
-            return Some(live);
+    /// The owner's warm thread that has said the longest beginning of a conversation, and how many items that
+    /// is. Threads that do not fit stay for whoever they do fit.
+    pub(super) fn take_said(
+        &self,
+        trail: &Trail,
+        owner: &Owner,
+        wanted: &Wanted<'_>,
+    ) -> Option<(LiveThread, usize)> {
+        let mut idle = self.lock();
+        let said = |warm: &Warm| {
+            let fits = warm.owner == *owner && wanted.check(&warm.live).is_ok();
+            warm.live.history.as_ref().filter(|_| fits).and_then(|held| trail.goes_on_from(held))
+        };
+        let found = idle.warm.iter().enumerate().filter_map(|(at, (warm, _))| Some((said(warm)?, at)));
+        let (items, at) = found.max()?;
+        Some((idle.warm.remove(at).0.live, items))
+    }
+
+    /// Keeps a thread for what may follow. Gives the one that there is no room for, for the caller to let go
+    /// when it suits: it may be this one.
+    pub(super) fn keep_warm(&self, warm: Warm) -> Option<LiveThread> {
+        let limit = self.config.warm_threads;
+        if limit == 0 {
+            return Some(warm.live);
         }
         let mut idle = self.lock();
-        let full = idle.warm.len() >= self.config.warm_threads;
-        let room = idle.warm.iter().position(|warm| warm.tip == tip).or(full.then_some(0));
-        let evicted = room.map(|at| idle.warm.remove(at).live);
-        idle.warm.push(Warm { tip, live, since: Instant::now() });
+        let idle = &mut idle.warm;
+        let room = if let Some(earlier) = idle.iter().position(|(kept, _)| kept.tip == warm.tip) {
+            Some(earlier)
+        } else if warm.rank == Rank::OneShot && one_shots(idle) >= limit.div_ceil(ONE_SHOT_SHARE) {
+            idle.iter().position(|(kept, _)| kept.rank == Rank::OneShot)
+        } else if idle.len() >= limit {
+            // Of the lowest rank the oldest, which comes first. A conversation that has gone idle makes room for
+            // whatever can be named, not for what most likely ends here.
+            let lowest = idle.iter().enumerate().min_by_key(|(_, (kept, _))| kept.rank);
+            match lowest {
+                Some((_, (kept, _))) if warm.rank == Rank::OneShot && kept.rank > warm.rank => {
+                    return Some(warm.live);
+                }
+                lowest => lowest.map(|(at, _)| at),
+            }
+        } else {
+            None
+        };
+        let evicted = room.map(|at| idle.remove(at).0.live);
+        idle.push((warm, Instant::now()));
         evicted
     }
 
@@ -144,7 +261,7 @@ impl Threads {
         spares.last_used = Instant::now();
         // The latest first: its connection is the likeliest to be the current one.
         while let Some((thread, _)) = spares.ready.pop() {
-            if thread.connection().generation() == generation && !thread.connection().is_closed() {
+            if is_current(&thread, generation) {
                 return Some(thread);
             }
         }
@@ -157,14 +274,16 @@ impl Threads {
     pub(super) fn begin_spare(&self, shape: &Shape) -> bool {
         let mut idle = self.lock();
         let idle = &mut *idle;
-        let total: usize = idle.spares.values().map(|spares| spares.ready.len() + spares.starting).sum();
+        if idle.spares.get(shape).is_none_or(|spares| spares.count() >= spares.target) {
+            return false;
+        }
+        let total: usize = idle.spares.values().map(Spares::count).sum();
         if total >= self.config.spare_threads && !idle.evict_spare_of_another(shape) {
             return false;
         }
         let Some(spares) = idle.spares.get_mut(shape) else { return false };
-        let short = spares.ready.len() + spares.starting < spares.target;
-        spares.starting += usize::from(short);
-        short
+        spares.starting += 1;
+        true
     }
 
     /// The end of what `begin_spare` allowed.
@@ -179,12 +298,11 @@ impl Threads {
     /// Lets go of what has expired or belongs to a connection that is not `generation`'s.
     pub(super) fn sweep(&self, generation: u64) {
         let Idle { warm, spares } = &mut *self.lock();
-        let current = |thread: &Thread| {
-            thread.connection().generation() == generation && !thread.connection().is_closed()
-        };
-        warm.retain(|warm| warm.since.elapsed() < self.config.warm_ttl && current(&warm.live.thread));
+        let current =
+            |thread: &Thread, since: &Instant, ttl| since.elapsed() < ttl && is_current(thread, generation);
+        warm.retain(|(warm, since)| current(&warm.live.thread, since, self.config.warm_ttl));
         for spares in spares.values_mut() {
-            spares.ready.retain(|(thread, since)| since.elapsed() < self.config.spare_ttl && current(thread));
+            spares.ready.retain(|(thread, since)| current(thread, since, self.config.spare_ttl));
         }
         spares.retain(|_, spares| spares.starting > 0 || spares.last_used.elapsed() < self.config.spare_ttl);
         while spares.len() > SHAPES {
@@ -210,6 +328,13 @@ impl Threads {
     }
 }
 
+impl Spares {
+    /// There, or about to be.
+    fn count(&self) -> usize {
+        self.ready.len() + self.starting
+    }
+}
+
 impl Idle {
     /// Makes room for a spare of `shape`: the least recently used other shape gives one up.
     fn evict_spare_of_another(&mut self, shape: &Shape) -> bool {
@@ -220,4 +345,13 @@ impl Idle {
         spares.target = spares.target.saturating_sub(1);
         true
     }
+}
+
+/// Whether the thread lives on the connection of `generation`.
+fn is_current(thread: &Thread, generation: u64) -> bool {
+    thread.connection().generation() == generation && !thread.connection().is_closed()
+}
+
+fn one_shots(warm: &[(Warm, Instant)]) -> usize {
+    warm.iter().filter(|(kept, _)| kept.rank == Rank::OneShot).count()
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Kind, Part};
 use crate::bridge::BridgeError;
 use crate::bridge::replay::Diverged;
-use crate::model::{Item, TurnEvent, Usage};
+use crate::model::{Item, TurnEvent};
 
 /// Items the model made; tool outputs and injected messages come by the same way.
 pub(super) fn is_output(item: &Item) -> bool {
@@ -74,6 +74,17 @@ pub(super) fn delta_event(part: Part, item_id: String, index: u32, delta: String
     }
 }
 
+/// Such as a refusal: the app-server knows texts alone, and lets a message of anything else fall.
+pub(super) fn unreadable() -> BridgeError {
+    BridgeError::Upstream {
+        message:
+            "The model answered with something that the app-server does not pass on, most likely a refusal."
+                .into(),
+        status: None,
+        code: "answer_not_passed_on",
+    }
+}
+
 pub(super) fn diverged(_: Diverged) -> BridgeError {
     BridgeError::Upstream {
         message:
@@ -81,16 +92,5 @@ pub(super) fn diverged(_: Diverged) -> BridgeError {
                 .into(),
         status: None,
         code: "retry_diverged",
-    }
-}
-
-pub(super) fn add(a: Usage, b: Usage) -> Usage {
-    Usage {
-        input_tokens: a.input_tokens + b.input_tokens,
-        cached_input_tokens: a.cached_input_tokens + b.cached_input_tokens,
-        cache_write_input_tokens: a.cache_write_input_tokens + b.cache_write_input_tokens,
-        output_tokens: a.output_tokens + b.output_tokens,
-        reasoning_tokens: a.reasoning_tokens + b.reasoning_tokens,
-        total_tokens: a.total_tokens + b.total_tokens,
     }
 }

@@ -149,3 +149,55 @@ fn where_one_call_is_allowed_the_others_never_happened() {
     }
     assert_eq!((progress.calls(), out.len(), progress.left_calls_out()), (&["a".to_owned()][..], 1, true));
 }
+
+#[test]
+fn a_call_of_codex_itself_becomes_what_it_did() {
+    let mut request = crate::bridge::tests::ask("");
+    request.tools = vec![crate::bridge::tests::function("n")];
+    request.image_generation = true;
+    let calls = Calls::new(Tools::offered(&request), true);
+    let (mut progress, mut out) = (Progress::new("m".into(), 10_000, None, calls), Vec::new());
+    let own = |id: &str| {
+        let mut fields = call(id, "imagegen").fields().clone();
+        fields.insert("namespace".into(), "image_gen".into());
+        Item::new(fields)
+    };
+    progress.item_done(own("o1"), &mut out).unwrap();
+    progress.item_done(own("o2"), &mut out).unwrap();
+    progress.item_done(call("c1", "n"), &mut out).unwrap();
+    progress.response_completed("resp_1".into(), None);
+    assert!(!progress.is_batch() && !progress.left_calls_out());
+    let image = json!({"type": "image_generation_call", "id": "ig_o1", "status": "completed", "result": "x"});
+    let image = Item::from_value(image).unwrap();
+    for _ in 0..2 {
+        progress.own_call_done("o1", image.clone(), &mut out).unwrap();
+    }
+    assert!(!progress.is_batch());
+    // One of which nothing but the output is told.
+    let output = json!({"type": "function_call_output", "call_id": "o2", "output": "it failed"});
+    progress.item_done(Item::from_value(output).unwrap(), &mut out).unwrap();
+    assert!(progress.is_batch());
+    let outcome = progress.into_outcome();
+    let kinds: Vec<&str> = outcome.output.iter().map(Item::kind).collect();
+    assert_eq!((kinds, out.len()), (vec!["function_call", "image_generation_call"], 2));
+}
+
+/// Of a refusal the app-server tells that a message begins, and what it cost.
+#[test]
+fn an_answer_that_is_not_passed_on_is_no_answer() {
+    let usage = |output_tokens| Some(Usage { output_tokens, reasoning_tokens: 2, ..Usage::default() });
+    let not_passed_on = |progress: &Progress| {
+        let error = progress.check_complete().unwrap_err();
+        assert!(matches!(error, BridgeError::Upstream { code: "answer_not_passed_on", .. }), "{error:?}");
+    };
+    let (mut begun, mut out) = progress();
+    begun.started(Kind::Message, "a", &mut out);
+    begun.response_completed("r".into(), usage(2));
+    not_passed_on(&begun);
+    let (mut whole, _) = progress();
+    whole.response_completed("r".into(), usage(6));
+    not_passed_on(&whole);
+    let (mut empty, _) = progress();
+    empty.response_completed("r".into(), usage(2));
+    empty.check_complete().unwrap();
+}

@@ -1,41 +1,52 @@
 //! What a turn leaves behind when it ends well: its record, its thread for what may follow, or itself, held.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tracing::info;
 
-use super::{Pump, progress, stop};
-use crate::bridge::continuations::{Record, Step};
+use super::{Pump, progress, retries, stop};
+use crate::bridge::continuations::Step;
 use crate::bridge::held::{Batch, HeldTurn};
+use crate::bridge::references::Holder;
 use crate::bridge::start::start_timed_out;
+use crate::bridge::threads::{Owner, Rank, Warm};
 use crate::bridge::tools::{self, Settings};
 use crate::bridge::{BridgeError, counted};
-use crate::model::{Item, Retention, ToolChoice};
+use crate::model::{Ended, Item, Kept, Outcome, Retention, Route, ToolChoice};
+use crate::store::StoredResponse;
 
 impl Pump {
     /// Records the answer, tells it, and keeps the thread for what may follow: in this order, so that a
     /// client can continue the moment it has the answer.
-    pub(super) fn answered(self) {
-        let recorded = self.record(self.step());
-        let spoiled = self.is_spoiled();
-        let let_go = if recorded && !spoiled {
-            self.inner.threads.keep_warm(self.plan.request.response_id, self.live)
+    pub(super) async fn answered(mut self) {
+        let kept = self.record(self.step()).await;
+        self.note_ended(Ended::Answered);
+        self.live.said(self.progress.history());
+        // One that nobody can name is found by its history, where that is kept.
+        let findable = kept.is_some() || self.live.history.is_some();
+        let let_go = if findable && !self.is_spoiled() {
+            let (rank, request) = (self.rank(), self.plan.request);
+            let owner = Owner::of(&request, self.plan.account.as_deref());
+            self.inner.threads.keep_warm(Warm { tip: request.response_id, owner, rank, live: self.live })
         } else {
             Some(self.live)
         };
         drop(self.slot);
         // The client first: the goodbye to a thread can wait for it.
-        self.sender.finish(Ok(self.progress.into_outcome()));
+        self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
         drop(let_go);
     }
 
     /// Records the calls, hands them over, and holds the turn for their outputs; without its slot.
-    pub(super) async fn called(self) {
+    pub(super) async fn called(mut self) {
         let step = self.step();
-        self.record(Arc::clone(&step));
+        self.live.said(self.progress.history());
+        let kept = self.record(Arc::clone(&step)).await;
+        self.note_ended(Ended::Called);
         // What the answer leaves out, the next request must not meet.
         if self.progress.left_calls_out() || self.inner.slots.is_closed() {
-            self.sender.finish(Ok(self.progress.into_outcome()));
+            self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
             drop(self.slot);
             stop(self.live, &self.turn).await;
             return;
@@ -57,18 +68,40 @@ impl Pump {
             tasks.spawn("held turn", async move { inner.held.keep(kept, turn, ends).await });
         }
         drop(self.slot);
-        self.sender.finish(Ok(self.progress.into_outcome()));
+        self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
     }
 
-    /// Makes the answer continuable, unless nothing is to be kept of it.
-    pub(super) fn record(&self, step: Arc<Step>) -> bool {
-        let request = &self.plan.request;
-        if request.retention == Retention::Nothing {
-            return false;
+    /// Makes the answer continuable, unless nothing is to be kept of it. Not before that may its end be told.
+    pub(super) async fn record(&self, step: Arc<Step>) -> Option<Kept> {
+        let (request, now) = (&self.plan.request, SystemTime::now());
+        if request.retention != Retention::Nothing {
+            let holder = Holder { key: request.key.clone(), account: self.plan.account.clone() };
+            self.inner.references.remember(&holder, &request.response_id, self.progress.history());
         }
-        let record = Record { key: request.key.clone(), account: self.plan.account.clone(), step };
-        self.inner.registry.insert(request.response_id.clone(), record);
-        true
+        let response = StoredResponse {
+            id: request.response_id.clone(),
+            previous: request.previous.clone(),
+            key: request.key.clone(),
+            account: self.plan.account.clone(),
+            session: request.session.id().clone(),
+            model: self.plan.model.id.clone(),
+            route: self.route,
+            thread: self.live.thread.id().clone(),
+            turn: self.turn.clone(),
+            generation: self.live.thread.connection().generation(),
+            upstream_response_id: self.progress.upstream_response_id().map(str::to_owned),
+            input: request.input.clone(),
+            output: self.progress.history().cloned().collect(),
+            open_calls: step.open_calls().to_vec(),
+            usage: self.progress.usage(),
+            chain_length: step.length(),
+            created_at: now,
+            last_used_at: now,
+            expires_at: now,
+        };
+        let kept = self.inner.continuations.record(response, step, request.retention).await;
+        request.trace.note(|trace| trace.kept = kept);
+        kept
     }
 
     /// What was said, this turn included.
@@ -78,48 +111,81 @@ impl Pump {
         Step::new(self.plan.previous.clone(), &items)
     }
 
+    /// How likely the thread is to be continued.
+    fn rank(&self) -> Rank {
+        let request = &self.plan.request;
+        let by_model = |item: &Item| item.kind() != "message" || item.str("role") == Some("assistant");
+        match self.route {
+            Route::Live | Route::Held | Route::Rebuilt => Rank::Conversation,
+            Route::Fresh | Route::Template if request.input.iter().any(by_model) => Rank::Conversation,
+            Route::Fresh | Route::Template if request.retention == Retention::Nothing => Rank::OneShot,
+            Route::Fresh | Route::Template => Rank::Named,
+        }
+    }
+
     /// Whether the thread holds something that is no part of the conversation.
     fn is_spoiled(&self) -> bool {
         self.progress.left_calls_out() || matches!(self.plan.request.tool_choice, ToolChoice::Required(_))
     }
 
-    /// Whether the answer has the call that the client demands, if it demands one.
+    /// Whether the answer has the call that the client demands, if it demands one, and no call that a schema
+    /// or grammar of the client's does not allow.
     pub(super) fn is_honoured(&self) -> bool {
-        tools::honoured(&self.plan.request.tool_choice, self.progress.history())
+        !self.progress.is_misfit() && tools::honoured(&self.plan.request.tool_choice, self.progress.history())
     }
 
-    /// The demanded call did not come: once more, on a fresh thread. Nothing has been told yet.
+    /// Why an answer that will not be asked for again is none. A call that was only hoped to fit is one.
+    pub(super) fn refusal(&self) -> Option<BridgeError> {
+        let (message, code) = if let Some(tool) = self.progress.refused() {
+            let message =
+                format!("The model called the tool '{tool}' with what its schema or grammar does not allow.");
+            (message, "invalid_tool_input")
+        } else if !tools::honoured(&self.plan.request.tool_choice, self.progress.history()) {
+            let message =
+                "The model did not call the function that `tool_choice` demands, though asked twice.";
+            (message.into(), "tool_choice_not_honoured")
+        } else {
+            return None;
+        };
+        Some(BridgeError::Upstream { message, status: None, code })
+    }
+
+    /// Whether the answer may be asked for once more: it was not yet, and its client has seen nothing of it.
+    pub(super) fn may_demand_again(&self) -> bool {
+        !self.again && (!self.begun || self.sender.is_whole())
+    }
+
+    /// The answer's calls are not what the client demands: once more, on a fresh thread.
     pub(super) async fn demand_again(&mut self) -> Result<(), BridgeError> {
-        if self.again {
-            return Err(BridgeError::Upstream {
-                message:
-                    "The model did not call the function that `tool_choice` demands, though asked twice."
-                        .into(),
-                status: None,
-                code: "tool_choice_not_honoured",
-            });
-        }
-        info!(response_id = %self.plan.request.response_id, "the demanded call did not come, asking again");
+        info!(response_id = %self.plan.request.response_id, "the calls are not the ones demanded, asking again");
         self.again = true;
         self.waiting.clear();
+        self.count_usage().await;
         let starting = tokio::time::timeout_at(self.deadline, self.inner.start_again(&self.plan)).await;
         let limit = self.inner.turn.deadline;
         // The old thread is let go here, and its turn with it.
-        (self.live, self.turn) = starting.map_err(|_| start_timed_out(limit))??;
+        (self.live, self.turn, self.route) = starting.map_err(|_| start_timed_out(limit))??;
         self.replies.clear();
+        let seen = self.progress.retries();
+        self.plan.request.trace.note(|trace| trace.retries += seen);
+        self.heard = false;
+        let spent = self.progress.usage();
         self.progress = progress(&self.inner, &self.plan);
+        self.progress.set_spent(spent);
+        self.retries = retries(&self.inner, &self.plan);
         Ok(())
     }
 
-    /// A turn that is cut short never hears its usage: it is counted here.
+    /// The usage of an upstream response that is cut short never comes: it is counted here.
     pub(super) async fn count_usage(&mut self) {
+        let Some((said, output)) = self.progress.unaccounted() else { return };
         let request = self.plan.request.clone();
-        let before = self.plan.previous.as_ref().map(Step::transcript).unwrap_or_default();
-        let output: Vec<Item> = self.progress.history().cloned().collect();
+        let mut before = self.plan.previous.as_ref().map(Step::transcript).unwrap_or_default();
+        before.extend(said);
         // Megabytes of input take the tokenizer a second.
         let counting = self.inner.tasks.blocking(move || counted::usage(&request, &before, &output));
         if let Some(usage) = counting.await {
-            self.progress.set_usage(usage);
+            self.progress.add_usage(usage);
         }
     }
 }

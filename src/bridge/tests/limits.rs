@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::scene::{Scene, after, ask, texts, told};
+use super::scene::{Scene, after, ask, function, texts, told};
 use crate::app_server::testing::bounded;
-use crate::model::{IncompleteReason, TurnRequest};
+use crate::model::{IncompleteReason, ToolChoice, TurnRequest};
 
 fn at_most(tokens: u64) -> TurnRequest {
     TurnRequest { max_output_tokens: Some(tokens), ..ask("count") }
@@ -42,6 +42,30 @@ async fn past_the_token_limit_the_turn_is_interrupted_and_the_answer_incomplete(
     assert_eq!(items[1]["content"][0]["text"], "one two three");
     running.say("on");
     assert!(told(turn).await.1.is_ok());
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_backend_counted_before_the_cut_stays() {
+    let scene = Scene::new(|_| {});
+    let (turn, running) = scene.start(at_most(5)).await;
+    // The app-server answers the call by itself and goes on.
+    running.message("a", "one two").call("c1", "made_up").response("resp_1", 10, 4);
+    running.begin("m").delta("m", "three four").delta("m", " five six seven");
+    let usage = told(turn).await.1.unwrap().usage.unwrap();
+    // Its second upstream response had the question and the first message for input.
+    assert_eq!((usage.input_tokens, usage.output_tokens), (10 + 1 + 2, 4 + 3));
+    assert_eq!(usage.total_tokens, 20);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tools_that_the_choice_takes_away_count_nothing() {
+    let scene = Scene::new(|_| {});
+    let request = TurnRequest { tools: vec![function("look")], tool_choice: ToolChoice::None, ..at_most(3) };
+    let (turn, running) = scene.start(request).await;
+    running.begin("m").delta("m", "one two").delta("m", " three four").delta("m", " five six");
+    assert_eq!(told(turn).await.1.unwrap().usage.unwrap().input_tokens, 1);
     scene.end().await;
 }
 
@@ -143,6 +167,8 @@ async fn what_the_backend_itself_ends_early_is_incomplete() {
         let outcome = outcome.unwrap();
         assert_eq!((text.as_str(), outcome.incomplete), ("half of", Some(expected)));
         assert_eq!(texts(&outcome), ["half of"]);
+        let usage = outcome.usage.unwrap();
+        assert_eq!((usage.input_tokens, usage.output_tokens), (1, 2), "the backend gave none");
 
         let (turn, running) = scene.start(after(&first, "go on")).await;
         assert_eq!(scene.items(&running.thread)[1]["content"][0]["text"], "half of");

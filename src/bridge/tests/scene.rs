@@ -4,15 +4,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::app_server::AppServer;
 use crate::app_server::testing::{FakeAppServer, bounded};
 use crate::bridge::{Bridge, BridgeError, Turn, TurnStep};
 use crate::config::{AppServerConfig, Config};
 use crate::model::{
-    FunctionTool, Item, KeyId, Outcome, RequestId, ResponseId, Retention, ToolChoice, TurnEvent, TurnRequest,
+    CallTrace, Item, KeyId, Outcome, RequestId, ResponseId, Retention, SessionId, SessionIdentity,
+    SessionSource, Tool, ToolChoice, TurnEvent, TurnRequest,
 };
+use crate::store::ResponseStore;
+use crate::store::testing::Shelf;
 use crate::tasks::Tasks;
 
 /// The bridge under test.
@@ -29,6 +32,10 @@ struct Peer {
     /// Everything that came, in order.
     seen: Mutex<Vec<Value>>,
     came: Notify,
+    /// Who is logged in; nobody needs to be before it is said.
+    account: Mutex<Option<String>>,
+    /// The code that `thread/fork` is refused with, if it is.
+    fork_refusal: Mutex<Option<i32>>,
     out: Mutex<Option<mpsc::UnboundedSender<Value>>>,
 }
 
@@ -42,6 +49,14 @@ pub(super) struct Running {
 
 impl Scene {
     pub(super) fn new(configure: impl FnOnce(&mut Config)) -> Self {
+        Self::with_store(Shelf::default(), configure)
+    }
+
+    pub(super) fn with_store(store: Shelf, configure: impl FnOnce(&mut Config)) -> Self {
+        Self::over(Arc::new(store), configure)
+    }
+
+    pub(super) fn over(store: Arc<dyn ResponseStore>, configure: impl FnOnce(&mut Config)) -> Self {
         let (temp, tasks, peer) = (tempfile::tempdir().unwrap(), Tasks::new(), Arc::new(Peer::default()));
         let (shared, spawner) = (Arc::clone(&peer), tasks.clone());
         let open = move || {
@@ -54,7 +69,7 @@ impl Scene {
         let mut config = Config::default();
         config.continuation.spare_threads = 0;
         configure(&mut config);
-        Self { bridge: Bridge::new(app_server, &config, &tasks), peer, tasks, _temp: temp }
+        Self { bridge: Bridge::new(app_server, store, &config, &tasks), peer, tasks, _temp: temp }
     }
 
     /// Runs `request` until its turn is started.
@@ -123,6 +138,32 @@ impl Scene {
         let injected = self.peer.seen("thread/inject_items");
         let own = injected.into_iter().filter(|message| message["params"]["threadId"] == thread);
         own.flat_map(|message| message["params"]["items"].as_array().cloned().unwrap_or_default()).collect()
+    }
+
+    /// Runs `future` beside the test; its value is what comes back.
+    pub(super) fn beside<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (done, value) = oneshot::channel();
+        self.tasks.spawn("beside", async move { drop(done.send(future.await)) });
+        value
+    }
+
+    /// Somebody logs in; it is noticed once what is known of the login is too old.
+    pub(super) fn log_in(&self, name: &str) {
+        *self.peer.account.lock().unwrap() = Some(name.to_owned());
+    }
+
+    /// The same, and waits until it is noticed.
+    pub(super) async fn log_in_and_wait(&self, name: &str) {
+        self.log_in(name);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    }
+
+    /// Refuses forks with this code, or grants them.
+    pub(super) fn refuse_forks(&self, code: Option<i32>) {
+        *self.peer.fork_refusal.lock().unwrap() = code;
     }
 
     /// Drops the socket.
@@ -264,7 +305,11 @@ async fn serve(stream: tokio::io::DuplexStream, peer: Arc<Peer>, stop: tokio_uti
             },
         };
         peer.seen.lock().unwrap().push(message.clone());
-        if let Some(result) = usual(&message) {
+        let account = peer.account.lock().unwrap().clone();
+        let refusal = peer.fork_refusal.lock().unwrap().filter(|_| message["method"] == "thread/fork");
+        if let Some(code) = refusal {
+            fake.refuse(&message, code, "no fork").await;
+        } else if let Some(result) = usual(&message, account.as_deref()) {
             fake.reply(&message, result).await;
         }
         if message["method"] == "turn/interrupt" {
@@ -276,14 +321,17 @@ async fn serve(stream: tokio::io::DuplexStream, peer: Arc<Peer>, stop: tokio_uti
     }
 }
 
-fn usual(message: &Value) -> Option<Value> {
+fn usual(message: &Value, account: Option<&str>) -> Option<Value> {
     message.get("id")?;
     let params = &message["params"];
     Some(match message["method"].as_str()? {
         "initialize" => json!({"userAgent": "codex_bridge/0.169.0 (Linux)", "codexHome": "/nowhere"}),
-        "account/read" => json!({"account": null, "requiresOpenaiAuth": false}),
+        "account/read" => {
+            let account = account.map(|name| json!({"type": "chatgpt", "email": name, "planType": "pro"}));
+            json!({"account": account, "requiresOpenaiAuth": account.is_some()})
+        }
         "model/list" => json!({"nextCursor": null, "data": [model("model-a"), model("model-b")]}),
-        "thread/start" => {
+        "thread/start" | "thread/fork" => {
             let thread = json!({"id": uuid::Uuid::new_v4().to_string(), "status": {"type": "idle"}});
             json!({"thread": thread, "model": params["model"]})
         }
@@ -305,10 +353,13 @@ fn model(id: &str) -> Value {
 
 /// A user's request.
 pub(in crate::bridge) fn ask(text: &str) -> TurnRequest {
+    let (response_id, session) = (ResponseId::generate(), SessionIdentity::fresh());
     TurnRequest {
-        response_id: ResponseId::generate(),
+        trace: CallTrace::new(response_id.clone(), session.clone()),
+        response_id,
         request_id: RequestId::generate(),
         key: KeyId::anonymous(),
+        session,
         model: None,
         instructions: None,
         input: vec![Item::input_text("user", text)],
@@ -321,18 +372,28 @@ pub(in crate::bridge) fn ask(text: &str) -> TurnRequest {
         tools: Vec::new(),
         tool_choice: ToolChoice::Auto,
         parallel_tool_calls: true,
-        web_search: false,
+        web_search: None,
+        image_generation: false,
         max_output_tokens: None,
+        max_retry_wait: None,
         stop: Vec::new(),
         retention: Retention::Continuable,
+        encrypted_reasoning: false,
+        prompt_cache_key: None,
         client_metadata: std::collections::BTreeMap::new(),
     }
 }
 
+/// The same, of a session that the caller names.
+pub(super) fn named(name: &str, request: TurnRequest) -> TurnRequest {
+    let source = SessionSource::Header("session-id");
+    TurnRequest { session: SessionIdentity::named(SessionId::new(name), source), ..request }
+}
+
 /// A tool of that name.
-pub(in crate::bridge) fn function(name: &str) -> FunctionTool {
+pub(in crate::bridge) fn function(name: &str) -> Tool {
     let parameters = json!({"type": "object", "properties": {}});
-    FunctionTool { name: name.into(), description: Some("does it".into()), parameters }
+    Tool::function(name, Some("does it"), parameters)
 }
 
 /// The same, after the response `previous`.

@@ -5,8 +5,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::scene::{Running, Scene, after, ask, function, item, message, output, texts, told};
-use crate::bridge::{BridgeError, Turn};
-use crate::model::{Item, KeyId, Outcome, ResponseId, Retention, ToolChoice, TurnRequest};
+use crate::app_server::testing::bounded;
+use crate::bridge::{BridgeError, Turn, TurnStep};
+use crate::model::{
+    Item, KeyId, Outcome, Rebuilt, ResponseId, Retention, Strict, Tool, ToolChoice, ToolInput, TurnEvent,
+    TurnRequest, WebSearch,
+};
 
 fn with_tool(text: &str) -> TurnRequest {
     TurnRequest { tools: vec![function("look")], ..ask(text) }
@@ -202,6 +206,28 @@ async fn a_client_without_state_meets_its_turn_by_the_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_may_continue_an_earlier_response_and_repeat_what_followed() {
+    let scene = Scene::new(|_| {});
+    let request = with_tool("hi");
+    let first = request.response_id.clone();
+    let (turn, running) = scene.start(request).await;
+    running.say("hello");
+    ended(turn).await;
+    let (turn, running) =
+        scene.start(TurnRequest { tools: vec![function("look")], ..after(&first, "go") }).await;
+    call_all(&running, 100, &["c1"]);
+    ended(turn).await;
+    let called = json!({"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{\"a\":1}"});
+    let input = vec![Item::input_text("user", "go"), item(called), output("c1", "42")];
+    let turn = scene.resume(answering(&first, input)).await;
+    scene.answer(100).await;
+    running.say("done");
+    assert_eq!(texts(&ended(turn).await), ["done"]);
+    assert_eq!(scene.seen("thread/start").len(), 1);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_key_never_meets_a_held_turn() {
     let scene = Scene::new(|_| {});
     waiting_stateless(&scene).await;
@@ -216,27 +242,29 @@ async fn another_key_never_meets_a_held_turn() {
 #[tokio::test(start_paused = true)]
 async fn whatever_has_changed_the_conversation_is_rebuilt() {
     type Change = fn(&mut TurnRequest);
-    let changes: [Change; 10] = [
-        |request| request.input[0] = Item::input_text("user", "hello"),
-        |request| request.model = Some("model-b".into()),
-        |request| request.effort = Some("high".into()),
-        |request| request.instructions = Some("be brief".into()),
-        |request| request.tools.push(function("another")),
-        |request| request.tool_choice = ToolChoice::None,
-        |request| request.output_schema = Some(json!({"type": "object"})),
-        |request| request.verbosity = Some("low".into()),
-        |request| request.web_search = true,
-        |request| request.input.insert(3, Item::input_text("user", "before the output")),
+    let settings = Some(Rebuilt::SettingsChanged);
+    let changes: [(Option<Rebuilt>, Change); 10] = [
+        (None, |request| request.input[0] = Item::input_text("user", "hello")),
+        (Some(Rebuilt::ModelChanged), |request| request.model = Some("model-b".into())),
+        (settings, |request| request.effort = Some("high".into())),
+        (Some(Rebuilt::InstructionsChanged), |request| request.instructions = Some("be brief".into())),
+        (settings, |request| request.tools.push(function("another"))),
+        (settings, |request| request.tool_choice = ToolChoice::None),
+        (settings, |request| request.output_schema = Some(json!({"type": "object"}))),
+        (settings, |request| request.verbosity = Some("low".into())),
+        (settings, |request| request.web_search = Some(WebSearch::default())),
+        (None, |request| request.input.insert(3, Item::input_text("user", "before the output"))),
     ];
-    for change in changes {
+    for (because, change) in changes {
         let scene = Scene::new(|_| {});
         let held = waiting_stateless(&scene).await;
         let mut request = whole("k", vec![output("c1", "42")]);
         change(&mut request);
         let instructions = usize::from(request.instructions.is_some());
-        let input = request.input.len();
+        let (input, trace) = (request.input.len(), request.trace.clone());
         let (turn, running) = scene.start(request).await;
         assert_ne!(running.thread, held.thread);
+        assert_eq!(trace.read().rebuilt_because, because);
         assert_eq!(scene.items(&running.thread).len(), input + instructions);
         // The old turn is interrupted before its call fails.
         assert_eq!(scene.nth("turn/interrupt", 1).await["threadId"], held.thread);
@@ -442,10 +470,16 @@ async fn the_choice_decides_what_is_offered() {
         (ToolChoice::Auto, vec!["look", "listen"]),
         (ToolChoice::None, vec![]),
         (ToolChoice::Allowed(vec!["listen".into()]), vec!["listen"]),
+        (ToolChoice::Required(vec!["listen".into()]), vec!["listen"]),
+        (ToolChoice::Required(vec![]), vec!["look", "listen"]),
     ] {
         let before = scene.seen("thread/start").len();
-        let request =
-            TurnRequest { tools: tools.clone(), tool_choice: choice, web_search: true, ..ask("hi") };
+        let request = TurnRequest {
+            tools: tools.clone(),
+            tool_choice: choice.clone(),
+            web_search: Some(WebSearch::default()),
+            ..ask("hi")
+        };
         let (turn, running) = scene.start(request).await;
         let params = scene.seen("thread/start")[before]["params"].clone();
         let offered: Vec<_> = params["dynamicTools"]
@@ -456,6 +490,12 @@ async fn the_choice_decides_what_is_offered() {
             .collect();
         assert_eq!(offered, expected);
         assert_eq!(params["config"]["web_search"], "live");
+        if matches!(choice, ToolChoice::Required(_)) {
+            running.call("c1", "listen").call("c2", "look").response("resp_calls", 1, 1);
+            let allowed = if expected.contains(&"look") { vec!["c1", "c2"] } else { vec!["c1"] };
+            assert_eq!(call_ids(&ended(turn).await), allowed);
+            continue;
+        }
         running.say("done");
         ended(turn).await;
     }
@@ -492,7 +532,9 @@ async fn an_answer_without_the_demanded_call_is_asked_for_once_more() {
     assert_ne!(second.thread, running.thread);
     call_all(&second, 100, &["c1"]);
     let (text, outcome) = told(turn).await;
-    assert_eq!((text.as_str(), call_ids(&outcome.unwrap())), ("", vec!["c1"]));
+    let outcome = outcome.unwrap();
+    assert_eq!((text.as_str(), call_ids(&outcome)), ("", vec!["c1"]));
+    assert_eq!(outcome.usage.unwrap().total_tokens, 5 + 14, "of both attempts");
     assert_eq!(scene.load().await, (0, 1));
     scene.end().await;
 }
@@ -521,5 +563,102 @@ async fn calls_after_which_the_upstream_was_cut_off_are_handed_over() {
     running.call("c1", "look").ask(100, "c1", "look");
     assert_eq!(call_ids(&ended(turn).await), ["c1"]);
     assert_eq!(scene.load().await, (0, 1));
+    scene.end().await;
+}
+
+/// A function whose one argument is a number; the script's calls give it one.
+fn strict(strict: Strict) -> TurnRequest {
+    let schema = json!({
+        "type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"], "additionalProperties": false,
+    });
+    let tool = Tool { input: ToolInput::Arguments { schema, strict }, ..function("look") };
+    TurnRequest { tools: vec![tool], ..ask("hi") }
+}
+
+/// The model thinks, and calls with what the schema does not allow.
+fn call_badly(running: &Running) {
+    running.tell("item/started", json!({"item": {"type": "reasoning", "id": "rs"}}));
+    running.item(json!({"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "e"}));
+    let call = json!({
+        "type": "function_call", "id": "fc_bad", "call_id": "bad", "name": "look", "arguments": "{}",
+    });
+    running.item(call).ask(99, "bad", "look").response("resp_bad", 7, 3);
+}
+
+/// The answer as a client that wants all of it at once gets it, or as a stream ends.
+async fn asked_in_each_way(
+    request: TurnRequest,
+    whole: bool,
+    play: impl AsyncFnOnce(&Scene, Running),
+) -> Result<Outcome, BridgeError> {
+    let scene = Scene::new(|_| {});
+    let (turn, running) = scene.start(request).await;
+    let read = scene.beside(async move { if whole { turn.outcome().await } else { told(turn).await.1 } });
+    tokio::task::yield_now().await;
+    play(&scene, running).await;
+    let outcome = bounded(read).await.unwrap();
+    scene.end().await;
+    outcome
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_does_not_fit_is_asked_for_once_more_whatever_was_thought_before() {
+    for asked in [Strict::Asked, Strict::Unasked] {
+        // Unasked, a stream is not held back: its reasoning is told, and so the call handed over.
+        for whole in [true, false].into_iter().filter(|whole| *whole || asked == Strict::Asked) {
+            let outcome = asked_in_each_way(strict(asked), whole, async |scene: &Scene, running: Running| {
+                call_badly(&running);
+                scene.nth("turn/start", 2).await;
+                call_all(&scene.running(1), 100, &["good"]);
+            });
+            assert_eq!(call_ids(&outcome.await.unwrap()), ["good"], "{asked:?} {whole}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_never_fits_is_refused_if_the_client_asked_for_that_and_else_handed_over() {
+    for (asked, whole) in [Strict::Asked, Strict::Unasked].into_iter().flat_map(|s| [(s, true), (s, false)]) {
+        let outcome = asked_in_each_way(strict(asked), whole, async |scene: &Scene, running: Running| {
+            call_badly(&running);
+            if whole || asked == Strict::Asked {
+                scene.nth("turn/start", 2).await;
+                call_badly(&scene.running(1));
+            }
+        });
+        match (asked, outcome.await) {
+            (Strict::Asked, Err(BridgeError::Upstream { code: "invalid_tool_input", .. })) => {}
+            (Strict::Unasked, Ok(outcome)) => assert_eq!(call_ids(&outcome), ["bad"]),
+            (_, other) => panic!("{asked:?} {whole} {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_told_before_a_call_that_does_not_fit_is_not_taken_back() {
+    let (request, whole) = (strict(Strict::Asked), /*whole*/ false);
+    let outcome = asked_in_each_way(request, whole, async |_: &Scene, running: Running| {
+        running.begin("m").delta("m", "let me see").message("m", "let me see");
+        call_badly(&running);
+    });
+    let code = "invalid_tool_input";
+    assert!(matches!(outcome.await, Err(BridgeError::Upstream { code: told, .. }) if told == code));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_held_back_is_told_with_the_call() {
+    let scene = Scene::new(|_| {});
+    let (mut turn, running) = scene.start(strict(Strict::Asked)).await;
+    running.item(json!({"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "e"}));
+    call_all(&running, 100, &["good"]);
+    let mut kinds = Vec::new();
+    loop {
+        match bounded(turn.next()).await {
+            TurnStep::Event(TurnEvent::ItemDone(item)) => kinds.push(item.kind().to_owned()),
+            TurnStep::Event(_) => {}
+            TurnStep::Finished(result) => break assert!(result.is_ok()),
+        }
+    }
+    assert_eq!(kinds, ["reasoning", "function_call"]);
     scene.end().await;
 }
