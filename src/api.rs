@@ -7,7 +7,9 @@ mod server;
 mod auth;
 mod effort;
 mod extract;
+mod identity;
 mod ignored;
+mod max_wait;
 mod observe;
 mod origin;
 mod request_id;
@@ -21,10 +23,17 @@ mod responses;
 mod answer;
 mod fields;
 mod format;
-mod images;
+mod intake;
 mod items;
 mod read;
+mod tier;
 mod tools;
+
+mod audio;
+mod fetch;
+mod files;
+mod images;
+mod inline_data;
 
 mod error;
 mod sse;
@@ -32,8 +41,11 @@ mod sse;
 #[cfg(test)]
 mod spec;
 #[cfg(test)]
+mod spec_samples;
+#[cfg(test)]
 mod testing;
 
 pub use edge::{Edge, EdgeError};
+pub use files::pdf;
 pub use router::router;
 pub use server::serve;

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::format::Rule;
 use super::sse::Steps;
 use crate::bridge::{Bridge, BridgeError, Turn, TurnStep};
-use crate::model::{Item, Outcome, Retention, TurnEvent, TurnRequest, Usage};
+use crate::model::{Item, KeyId, Outcome, ResponseId, Retention, TurnEvent, TurnRequest};
 
 /// The code of an answer that would not follow its rule.
 pub(crate) const INVALID_ANSWER: &str = "invalid_structured_output";
@@ -93,27 +93,79 @@ async fn checked(
     rule: Arc<Rule>,
     turn: Turn,
 ) -> Result<Outcome, BridgeError> {
+    let mut unjudged = Unjudged::of(&bridge, &request);
     let first = turn.outcome().await?;
-    let Some(complaint) = complaint(&rule, &first) else { return Ok(first) };
+    let trace = request.trace.clone();
+    let Some(complaint) = complaint(&rule, &first) else {
+        unjudged.keep();
+        return Ok(first);
+    };
     tracing::info!(response_id = %request.response_id, "the answer has not the form that was asked for; asking again");
-    let mut second = bridge.run(repair(request, &first, &complaint)).await?.outcome().await?;
-    second.usage = sum(first.usage, second.usage);
-    if self::complaint(&rule, &second).is_none() {
-        return Ok(second);
+    let second = match bridge.run(repair(request.clone(), &first, &complaint)).await {
+        Ok(turn) => turn.outcome().await,
+        Err(error) => Err(error),
+    };
+    match second {
+        Ok(mut second) if self::complaint(&rule, &second).is_none() => {
+            unjudged.keep();
+            // Both attempts were made for this one answer.
+            second.usage = first.usage.zip(second.usage).map(|(first, second)| first + second);
+            trace.note(|trace| trace.usage = second.usage);
+            Ok(second)
+        }
+        failed => {
+            // Its caller is told of a failure: there is nothing to continue.
+            unjudged.forget().await;
+            failed.and(Err(BridgeError::Upstream {
+                message: "The model's answer does not have the form that was asked for, and a repair attempt did not \
+                          help."
+                    .into(),
+                status: None,
+                code: INVALID_ANSWER,
+            }))
+        }
     }
-    Err(BridgeError::Upstream {
-        message:
-            "The model's answer does not have the form that was asked for, and a repair attempt did not \
-                  help."
-                .into(),
-        status: None,
-        code: INVALID_ANSWER,
-    })
 }
 
-/// An answer that was cut has no form; its reader is told that it was cut.
+/// What is kept under the response's id before it is known to be good. Dropped, as where the client leaves
+/// meanwhile, it is forgotten.
+struct Unjudged(Option<(Bridge, ResponseId, KeyId)>);
+
+impl Unjudged {
+    fn of(bridge: &Bridge, request: &TurnRequest) -> Self {
+        let kept = request.retention != Retention::Nothing;
+        Self(kept.then(|| (bridge.clone(), request.response_id.clone(), request.key.clone())))
+    }
+
+    /// It is good.
+    fn keep(&mut self) {
+        self.0 = None;
+    }
+
+    /// It is not.
+    async fn forget(mut self) {
+        if let Some((bridge, id, key)) = &self.0
+            && let Err(error) = bridge.delete_response(id, key).await
+        {
+            tracing::warn!(response_id = %id, %error, "a failed answer is still kept");
+        }
+        self.keep();
+    }
+}
+
+impl Drop for Unjudged {
+    fn drop(&mut self) {
+        if let Some((bridge, id, key)) = self.0.take() {
+            bridge.forget_response(id, key);
+        }
+    }
+}
+
+/// An answer that was cut has no form, and the next one would be cut again; its reader is told that it was cut, or
+/// has asked for it.
 fn complaint(rule: &Rule, outcome: &Outcome) -> Option<String> {
-    if outcome.incomplete.is_some() { None } else { rule.complaint(&outcome.output) }
+    let cut = outcome.incomplete.is_some() || outcome.stopped;
+    if cut { None } else { rule.complaint(&outcome.output) }
 }
 
 /// The call again, with the answer and what is wrong with it. Where the answer is kept, the conversation goes
@@ -131,17 +183,4 @@ fn repair(mut request: TurnRequest, outcome: &Outcome, complaint: &str) -> TurnR
         request.input = vec![complaint];
     }
     request
-}
-
-/// Both attempts were made for this one answer.
-fn sum(first: Option<Usage>, second: Option<Usage>) -> Option<Usage> {
-    let (first, second) = (first?, second?);
-    Some(Usage {
-        input_tokens: first.input_tokens + second.input_tokens,
-        cached_input_tokens: first.cached_input_tokens + second.cached_input_tokens,
-        cache_write_input_tokens: first.cache_write_input_tokens + second.cache_write_input_tokens,
-        output_tokens: first.output_tokens + second.output_tokens,
-        reasoning_tokens: first.reasoning_tokens + second.reasoning_tokens,
-        total_tokens: first.total_tokens + second.total_tokens,
-    })
 }

@@ -40,13 +40,14 @@ impl Keys {
             return Ok(KeyId::anonymous());
         }
         let Some(token) = bearer(headers) else {
-            return Err(ApiError::invalid_key(
+            return Err(ApiError::new(
+                "invalid_api_key",
                 "No API key was given. Send one of this bridge's keys as `Authorization: Bearer KEY`.",
             ));
         };
         match self.find(token) {
             Some(key) => Ok(key.id.clone()),
-            None => Err(ApiError::invalid_key(explain(token))),
+            None => Err(ApiError::new("invalid_api_key", explain(token))),
         }
     }
 

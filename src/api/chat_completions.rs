@@ -7,6 +7,9 @@ mod stream;
 mod usage;
 mod whole;
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -20,27 +23,31 @@ use self::whole::Completion;
 use super::edge::Edge;
 use super::error::ApiError;
 use super::extract::JsonBody;
-use super::items::check_images;
+use super::identity::Beginning;
+use super::ignored::Ignored;
+use super::items::check_modalities;
+use super::max_wait::MaxWait;
 use super::observe::Call;
-use super::tools::check_web_search;
-use super::{answer, effort, sse};
+use super::tools::check_own_tools;
+use super::{answer, effort, identity, sse};
 use crate::bridge::BridgeError;
-use crate::model::{Item, ResponseId, Retention, TurnRequest};
+use crate::model::{Item, ResponseId, Retention, SessionIdentity, TurnRequest};
 
 /// Answers with a completion, or its chunks.
 pub(crate) async fn create(
     State(edge): State<Edge>,
     call: Call,
+    MaxWait(max_wait): MaxWait,
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
-    let Decoded { messages, settings, n, stream, ignored } = decode::decode(body, edge.requests)?;
+    let Decoded { messages, settings, n, stream, mut ignored } = decode::decode(body, edge.requests)?;
     let (model, asked) = (settings.model.as_deref(), settings.effort.as_deref());
     effort::check(&edge.bridge, model, asked, "reasoning_effort").await?;
-    check_web_search(&edge.bridge, model, &settings.tools, "web_search_options").await?;
-    let first_image = messages.first_image();
-    let input = messages.finish(&edge.images).await?;
-    check_images(&edge.bridge, model, first_image).await?;
-    let plan = Plan::new(call, input, settings, n);
+    check_own_tools(&edge.bridge, model, &settings.tools, "web_search_options").await?;
+    let modalities = messages.modalities();
+    let input = messages.finish(&edge.media).await?;
+    check_modalities(&edge.bridge, model, modalities).await?;
+    let plan = Plan { max_wait, ..Plan::new(call, input, settings, n, &mut ignored) };
     let mut response = if stream { streamed(&edge, &plan).await? } else { whole(&edge, &plan).await? };
     ignored.report(&mut response);
     Ok(response)
@@ -58,7 +65,7 @@ async fn whole(edge: &Edge, plan: &Plan) -> Result<Response, ApiError> {
 }
 
 /// The first choice is admitted before the head is sent, so that a full house is a status code; the others
-/// start as the stream is read, so that one request never holds slots while it waits for more.
+/// start as the stream is read: each waits for a slot of its own then, beside those that run.
 async fn streamed(edge: &Edge, plan: &Plan) -> Result<Response, ApiError> {
     let rule = &plan.settings.format.rule;
     let (first, model) =
@@ -84,24 +91,37 @@ struct Plan {
     others: Vec<ResponseId>,
     input: Vec<Item>,
     settings: Settings,
+    /// For each of the turns.
+    max_wait: Option<Duration>,
+    session: SessionIdentity,
+    client_metadata: BTreeMap<String, String>,
 }
 
 impl Plan {
-    fn new(call: Call, input: Vec<Item>, settings: Settings, n: usize) -> Self {
-        let first = ResponseId::generate();
-        call.note_response(&first);
+    fn new(call: Call, input: Vec<Item>, settings: Settings, n: usize, ignored: &mut Ignored) -> Self {
+        let (first, key) = (ResponseId::generate(), call.key());
+        let prompt_cache_key = settings.prompt_cache_key.as_deref();
+        let named = identity::Body { metadata: &settings.metadata, prompt_cache_key };
+        let beginning = Beginning { key: &key, instructions: None, items: &input };
+        let session = identity::resolve(&call.caller, named, Some(beginning), ignored);
+        let client_metadata = identity::forwarded(&settings.metadata, ignored);
+        call.note_ignored(ignored);
         let id = format!("chatcmpl-{}", first.as_str().trim_start_matches("resp_"));
         let others = (1..n).map(|_| ResponseId::generate()).collect();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Self { call, id, created: now.unwrap_or_default().as_secs(), first, others, input, settings }
+        let created = now.unwrap_or_default().as_secs();
+        Self { call, id, created, first, others, input, settings, max_wait: None, session, client_metadata }
     }
 
+    /// The turn of one choice; made once for each.
     fn turn(&self, id: &ResponseId) -> TurnRequest {
         let settings = &self.settings;
         TurnRequest {
             response_id: id.clone(),
             request_id: self.call.request_id.clone(),
             key: self.call.key(),
+            session: self.session.clone(),
+            trace: self.call.begin(id, &self.session),
             model: settings.model.clone(),
             instructions: None,
             input: self.input.clone(),
@@ -109,16 +129,20 @@ impl Plan {
             effort: settings.effort.clone(),
             summary: settings.summary.clone(),
             verbosity: settings.verbosity.map(str::to_owned),
-            service_tier: settings.service_tier.map(str::to_owned),
+            service_tier: settings.tier.sent.map(str::to_owned),
             output_schema: settings.format.output_schema.clone(),
-            tools: settings.tools.functions.clone(),
+            tools: settings.tools.offered.clone(),
             tool_choice: settings.tools.choice.clone(),
             parallel_tool_calls: settings.tools.parallel,
-            web_search: settings.tools.web_search,
+            web_search: settings.tools.web_search.clone(),
+            image_generation: false,
             max_output_tokens: settings.max_tokens,
             stop: settings.stop.clone(),
+            max_retry_wait: self.max_wait,
             retention: Retention::Nothing,
-            client_metadata: settings.metadata.clone(),
+            encrypted_reasoning: false,
+            prompt_cache_key: settings.prompt_cache_key.clone(),
+            client_metadata: self.client_metadata.clone(),
         }
     }
 }

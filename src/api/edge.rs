@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audio::AudioCheck;
 use super::auth::Keys;
+use super::files::FileReader;
 use super::images::ImageFetcher;
+use super::intake::Intake;
+use super::items::Media;
 use super::origin::Origins;
 use crate::bridge::Bridge;
 use crate::config::{Config, RequestsConfig, StreamConfig};
@@ -16,21 +20,25 @@ pub struct Edge {
     pub(crate) bridge: Bridge,
     pub(crate) keys: Arc<Keys>,
     pub(crate) origins: Arc<Origins>,
-    pub(crate) images: ImageFetcher,
+    pub(crate) media: Media,
     /// Largest request body, bytes.
     pub(crate) max_body_bytes: usize,
+    /// Room for all bodies together.
+    pub(crate) intake: Intake,
     /// A whole request body must be here by then.
     pub(crate) body_timeout: Duration,
     pub(crate) stream: StreamConfig,
     pub(crate) requests: RequestsConfig,
+    /// Whether `store: false` responses can be continued.
+    pub(crate) keep_unstored: bool,
 }
 
 /// Why there is no edge.
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
     /// No TLS, or no HTTP client with it.
-    #[error("images cannot be fetched: {0}")]
-    Images(#[from] reqwest::Error),
+    #[error("images and files cannot be fetched: {0}")]
+    Fetch(#[from] reqwest::Error),
 }
 
 impl Edge {
@@ -40,11 +48,17 @@ impl Edge {
             bridge,
             keys: Arc::new(Keys::new(&config.auth)),
             origins: Arc::new(Origins::new(&config.server)),
-            images: ImageFetcher::new(config.images.clone(), tasks.clone())?,
+            media: Media {
+                images: ImageFetcher::new(&config.images, tasks.clone())?,
+                audio: AudioCheck::new(&config.audio, tasks.clone()),
+                files: FileReader::new(&config.files, config.machine.program.clone(), tasks.clone())?,
+            },
             max_body_bytes: config.server.max_body_bytes,
+            intake: Intake::new(config.server.body_memory),
             body_timeout: config.server.body_timeout,
             stream: config.stream.clone(),
             requests: config.requests,
+            keep_unstored: config.continuation.keep_unstored,
         })
     }
 }

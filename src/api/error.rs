@@ -1,6 +1,7 @@
-//! Errors in OpenAI's shape: the one place that gives each failure its status, type, code and `Retry-After`.
+//! Errors in OpenAI's shape. [`table`] gives each code its status, type, `Retry-After` and whether to retry.
 
 mod bridge;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
@@ -10,6 +11,8 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
+
+use super::observe::Envelope;
 
 /// An error as the client sees it.
 #[derive(Debug, Clone)]
@@ -24,12 +27,16 @@ pub(crate) struct ApiError {
     pub(crate) retry_after: Option<Duration>,
 }
 
-/// The error's code, left in a response's extensions for the request log.
-#[derive(Debug, Clone)]
-pub(crate) struct ErrorCode(pub(crate) String);
+/// Tells the official SDKs whether to send the request again.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 impl ApiError {
-    /// An error of the caller's that is about no one field.
+    /// The error of a code of ours.
+    pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self::request(StatusCode::INTERNAL_SERVER_ERROR, message).with_code(code)
+    }
+
+    /// An error of the caller's that has no code.
     pub(crate) fn request(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -53,22 +60,18 @@ impl ApiError {
         Self::invalid(param, message).with_code("unsupported_parameter")
     }
 
-    /// 401 `invalid_api_key`.
-    pub(crate) fn invalid_key(message: impl Into<String>) -> Self {
-        Self::request(StatusCode::UNAUTHORIZED, message).with_code("invalid_api_key")
-    }
-
-    /// A failure that is not the caller's.
-    pub(crate) fn server(status: StatusCode, code: impl Into<String>, message: impl Into<String>) -> Self {
-        let mut error = Self::request(status, message).with_code(code);
-        error.kind = "server_error";
-        error
-    }
-
-    /// The same error with a machine-readable code.
+    /// The same error with a machine-readable code, and what the table says of it.
     #[must_use]
     pub(crate) fn with_code(mut self, code: impl Into<String>) -> Self {
-        self.code = Some(code.into());
+        let code = code.into();
+        if let Some(row) = table::find(&code) {
+            self.status = StatusCode::from_u16(row.status).unwrap_or(self.status);
+            self.kind = row.kind;
+            if let table::Param::Is(field) = row.param {
+                self.param = Some(field.to_owned());
+            }
+        }
+        self.code = Some(code);
         self
     }
 
@@ -81,6 +84,7 @@ impl ApiError {
                 kind: self.kind,
                 param: self.param.as_deref(),
                 code: self.code.as_deref(),
+                bridge: None,
             },
         }
     }
@@ -95,29 +99,35 @@ impl ApiError {
         }
     }
 
-    /// For failures that the same request will meet again however soon it is sent: the SDKs would
-    /// otherwise send it twice more at once.
-    fn is_final(&self) -> bool {
-        matches!(
-            self.code.as_deref(),
-            Some("usage_limit_reached" | "answer_too_large" | super::answer::INVALID_ANSWER)
-        )
+    /// The message with our own code, for a place that has no room for it.
+    pub(crate) fn named_message(&self) -> String {
+        match self.code.as_deref().filter(|code| *code != self.response_code()) {
+            Some(code) => format!("{} ({code})", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    /// What the table says of it. A code of the backend's may have the name of one of ours.
+    fn row(&self) -> Option<&'static table::Row> {
+        table::find(self.code.as_deref().unwrap_or_default()).filter(|row| row.status == self.status.as_u16())
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = serde_json::to_vec(&self.body()).unwrap_or_default();
-        let mut response = (self.status, body).into_response();
+        let row = self.row();
+        let otherwise = row.and_then(|row| row.retry_after?.otherwise).map(Duration::from_secs);
+        let mut response = (self.status, self.body().to_json()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = self.retry_after.or(otherwise) {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
-        if self.is_final() {
-            headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
-        }
-        response.extensions_mut().insert(ErrorCode(self.code.unwrap_or_else(|| self.kind.to_owned())));
+        // The SDKs would otherwise go by the status alone, and send what cannot succeed twice more at once.
+        let again = if row.is_some_and(|row| row.retry) { "true" } else { "false" };
+        headers.insert(X_SHOULD_RETRY, HeaderValue::from_static(again));
+        // For the request log, and the trace.
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -135,6 +145,22 @@ struct ErrorFields<'a> {
     kind: &'a str,
     param: Option<&'a str>,
     code: Option<&'a str>,
+    /// Ours, only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<&'a Envelope>,
+}
+
+impl<'a> ErrorBody<'a> {
+    /// The same body with the call's trace.
+    #[must_use]
+    pub(crate) fn with_trace(mut self, trace: Option<&'a Envelope>) -> Self {
+        self.error.bridge = trace;
+        self
+    }
+
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
 }
 
 /// Rounded up, so that a client that waits exactly this long is not too early; at least 1.

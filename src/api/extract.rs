@@ -1,15 +1,23 @@
-//! Request bodies: bounded in size and time, JSON, and refused in the official shape.
+//! Request bodies: bounded in size, number and time, JSON, and refused in the official shape.
+
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
-use bytes::Bytes;
+use bytes::BytesMut;
+use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
 
 use super::edge::Edge;
 use super::error::ApiError;
+use super::intake::Room;
+use super::observe::Call;
+
+/// How long a client is told to wait when there was no room for its body.
+const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// The body as a JSON object.
 #[derive(Debug)]
@@ -18,20 +26,24 @@ pub(crate) struct JsonBody(pub(crate) Map<String, Value>);
 impl FromRequest<Edge> for JsonBody {
     type Rejection = ApiError;
 
+    /// The body's room is kept until the call has ended: what was read from it lives as long.
     async fn from_request(request: Request, edge: &Edge) -> Result<Self, ApiError> {
-        check_head(request.headers(), edge.max_body_bytes)?;
-        let read = read(request.into_body(), edge.max_body_bytes);
-        let body = tokio::time::timeout(edge.body_timeout, read).await.map_err(|_| {
-            let limit = edge.body_timeout;
-            let message = format!("The request body was not complete after {limit:?}.");
-            ApiError::request(StatusCode::REQUEST_TIMEOUT, message).with_code("request_timeout")
-        })??;
+        let length = check_head(request.headers(), edge.max_body_bytes)?;
+        let call = request.extensions().get::<Call>().cloned();
+        let deadline = Instant::now() + edge.body_timeout;
+        let room = timeout_at(deadline, edge.intake.take(length.unwrap_or_default())).await;
+        let mut room = room.ok().flatten().ok_or_else(no_room)?;
+        let mut body = BytesMut::with_capacity(length.unwrap_or_default());
+        read(request.into_body(), edge.max_body_bytes, &mut body, &mut room, deadline).await?;
+        if let Some(call) = call {
+            call.keep_room(room);
+        }
         parse(&body).map(Self)
     }
 }
 
-/// What the head alone tells. A body without a type is taken for JSON.
-fn check_head(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> {
+/// What the head alone tells, the body's length among it. A body without a type is taken for JSON.
+fn check_head(headers: &HeaderMap, max_bytes: usize) -> Result<Option<usize>, ApiError> {
     if let Some(kind) = headers.get(CONTENT_TYPE) {
         let kind = kind.to_str().unwrap_or_default();
         if !is_json(kind) {
@@ -43,10 +55,9 @@ fn check_head(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> {
         return Err(unsupported("Send the request body without a `Content-Encoding`."));
     }
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > max_bytes)) {
-        return Err(too_large(max_bytes));
-    }
-    Ok(())
+    let Some(length) = length else { return Ok(None) };
+    let length = usize::try_from(length).ok().filter(|length| *length <= max_bytes);
+    length.map(Some).ok_or_else(|| too_large(max_bytes))
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -54,11 +65,28 @@ fn is_json(content_type: &str) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-async fn read(body: Body, max_bytes: usize) -> Result<Bytes, ApiError> {
-    match Limited::new(body, max_bytes).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large(max_bytes)),
-        Err(_) => Err(bad_json("The request body ended before it was complete.")),
+async fn read(
+    body: Body,
+    max_bytes: usize,
+    into: &mut BytesMut,
+    room: &mut Room,
+    deadline: Instant,
+) -> Result<(), ApiError> {
+    let mut body = Limited::new(body, max_bytes);
+    loop {
+        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| too_slow())?;
+        let Some(frame) = frame else { return Ok(()) };
+        let frame = frame.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                too_large(max_bytes)
+            } else {
+                bad_json("The request body ended before it was complete.")
+            }
+        })?;
+        if let Ok(data) = frame.into_data() {
+            timeout_at(deadline, room.grow(into.len() + data.len())).await.map_err(|_| no_room())?;
+            into.extend_from_slice(&data);
+        }
     }
 }
 
@@ -87,16 +115,28 @@ fn parse(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
 }
 
 fn bad_json(message: impl Into<String>) -> ApiError {
-    ApiError::request(StatusCode::BAD_REQUEST, message).with_code("invalid_json")
+    ApiError::new("invalid_json", message)
 }
 
 fn unsupported(message: &str) -> ApiError {
-    ApiError::request(StatusCode::UNSUPPORTED_MEDIA_TYPE, message).with_code("unsupported_media_type")
+    ApiError::new("unsupported_media_type", message)
+}
+
+fn too_slow() -> ApiError {
+    let message = "The request body was not complete in time (`server.body_timeout`).";
+    ApiError::new("request_timeout", message)
+}
+
+fn no_room() -> ApiError {
+    let message = "Too many request bodies are held at once (`server.body_memory`); try again.";
+    let mut error = ApiError::new("server_overloaded", message);
+    error.retry_after = Some(NO_ROOM_RETRY);
+    error
 }
 
 fn too_large(max_bytes: usize) -> ApiError {
     let message = format!("The request body is larger than {max_bytes} bytes (`server.max_body_bytes`).");
-    ApiError::request(StatusCode::PAYLOAD_TOO_LARGE, message).with_code("request_too_large")
+    ApiError::new("request_too_large", message)
 }
 
 #[cfg(test)]

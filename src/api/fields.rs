@@ -48,6 +48,10 @@ pub(crate) enum Check {
     Integer(i64, i64),
     Number(f64, f64),
     Word(&'static [&'static str]),
+    /// An object whose every value is an integer within the bounds.
+    Integers(i64, i64),
+    /// An object of one `type`, with a text or parts as its `content`.
+    Content(&'static str),
 }
 
 /// The value that asks for nothing, beside null.
@@ -60,6 +64,9 @@ pub(crate) enum Neutral {
     Empty,
     Words(&'static [&'static str]),
 }
+
+/// How long the provider's prompt cache keeps a beginning. The second is what earlier SDKs write for the first.
+pub(crate) const RETENTIONS: &[&str] = &["in_memory", "in-memory", "24h"];
 
 /// Applies the table's policy to a field that the decoder did not read. Unknown ones are ignored and named.
 pub(crate) fn apply(
@@ -138,6 +145,14 @@ impl Field {
                 Some(word) if !words.contains(&word) => return Err(read::not_one_of(name, words)),
                 word => (word.is_some(), "a string"),
             },
+            Check::Integers(min, max) => {
+                let entries = value.as_object().into_iter().flatten();
+                for (key, entry) in entries {
+                    read::integer(&format!("{name}.{key}"), entry, min, max)?;
+                }
+                (value.is_object(), "an object")
+            }
+            Check::Content(kind) => return read::content(name, value, kind),
             Check::Flag => (value.is_boolean(), "a boolean"),
             Check::Text | Check::TextUpTo(_) => (value.is_string(), "a string"),
             Check::Object => (value.is_object(), "an object"),

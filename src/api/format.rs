@@ -1,6 +1,6 @@
 //! The form an answer is to have: a schema the backend enforces, or a rule that the bridge checks itself.
 
-mod strict;
+pub(crate) mod strict;
 #[cfg(test)]
 mod tests;
 
@@ -111,7 +111,10 @@ fn schema(mut from: Fields, table: &[Field], ignored: &mut Ignored) -> Result<Fo
     apply_rest(table, from, ignored)?;
 
     let offence = if asked == Some(false) { None } else { strict::first_offence(&schema) };
-    let strict = match (asked, &offence) {
+    // Absent is false in both APIs: no schema is refused, and false is what is repeated. But nobody has asked
+    // for an answer that is not held to its schema, and one that strict mode takes is best held by the backend:
+    // nothing is added to what the model reads, and the answer streams.
+    let enforced = match (asked, &offence) {
         (Some(true), Some(offence)) => {
             let message = format!("Invalid schema for response_format '{name}': {offence}");
             return Err(ApiError::invalid(param, message).with_code("invalid_json_schema"));
@@ -126,9 +129,9 @@ fn schema(mut from: Fields, table: &[Field], ignored: &mut Ignored) -> Result<Fo
         echo.insert("description".into(), description.as_str().into());
     }
     echo.insert("schema".into(), schema.clone());
-    echo.insert("strict".into(), strict.into());
+    echo.insert("strict".into(), asked.unwrap_or(false).into());
     let echo = Value::Object(echo);
-    if strict {
+    if enforced {
         return Ok(Format { output_schema: Some(schema), rule: None, echo });
     }
     let rule = Rule::of_schema(&name, description.as_deref(), &schema).map_err(|problem| {
@@ -159,14 +162,15 @@ impl Rule {
     }
 
     /// What is wrong with an answer, in words for the model; `None` if it follows the rule. Answers that call
-    /// tools or refuse have no form to follow.
+    /// the client's tools or refuse have no form to follow.
     pub(crate) fn complaint(&self, output: &[Item]) -> Option<String> {
-        if output.iter().any(|item| item.kind().ends_with("_call") && item.kind() != "web_search_call")
-            || output.iter().any(is_refusal)
-        {
+        let is_call = |item: &Item| matches!(item.kind(), "function_call" | "custom_tool_call");
+        if output.iter().any(|item| is_call(item) || is_refusal(item)) {
             return None;
         }
-        let texts: Vec<String> = output.iter().filter_map(said).collect();
+        // What is said on the way to the answer is none.
+        let answers = output.iter().filter(|item| item.str("phase") != Some("commentary"));
+        let texts: Vec<String> = answers.filter_map(said).collect();
         let [text] = texts.as_slice() else {
             return Some(format!("It has {} messages; one was asked for.", texts.len()));
         };

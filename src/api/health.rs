@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::edge::Edge;
-use crate::bridge::Health;
+use crate::bridge::{ContinuationCounts, Health};
 use crate::model::LoginState;
 
 /// What is served, as `METHOD path: what of it`; a new route or ability is named here.
@@ -89,6 +89,8 @@ struct AppServer {
     version: Option<String>,
     generation: u64,
     pid: Option<u32>,
+    /// Resident, of our own child, as last looked at.
+    memory_bytes: Option<u64>,
     last_disconnect: Option<String>,
 }
 
@@ -107,7 +109,36 @@ struct Continuation {
     bytes: usize,
     warm_threads: usize,
     spare_threads: usize,
+    templates: usize,
     held_turns: usize,
+    store: Store,
+    lookups: Lookups,
+}
+
+#[derive(Debug, Serialize)]
+struct Store {
+    /// `ok` or `unavailable`.
+    state: &'static str,
+    reason: Option<String>,
+    records: Option<u64>,
+    bytes: Option<u64>,
+    /// Answers that it was to keep and did not.
+    not_stored: u64,
+}
+
+/// What became of `previous_response_id`s, counted since the start.
+#[derive(Debug, Serialize)]
+struct Lookups {
+    found_recent: u64,
+    found_stored: u64,
+    rebuilt_for_account: u64,
+    unknown: u64,
+    expired: u64,
+    deleted: u64,
+    other_key: u64,
+    other_account: u64,
+    unreadable: u64,
+    store_unavailable: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -137,6 +168,7 @@ impl Report {
                 version: app_server.version,
                 generation: app_server.generation,
                 pid: app_server.pid,
+                memory_bytes: app_server.memory,
                 last_disconnect: app_server.last_disconnect,
             },
             slots: Slots {
@@ -151,9 +183,35 @@ impl Report {
                 bytes: continuation.bytes,
                 warm_threads: continuation.warm_threads,
                 spare_threads: continuation.spare_threads,
+                templates: continuation.templates,
                 held_turns: continuation.held_turns,
+                store: Store {
+                    state: if continuation.store.outage.is_none() { "ok" } else { "unavailable" },
+                    reason: continuation.store.outage,
+                    records: continuation.store.records,
+                    bytes: continuation.store.bytes,
+                    not_stored: continuation.counts.not_stored,
+                },
+                lookups: Lookups::new(&continuation.counts),
             },
             routes: CAPABILITIES.iter().map(|(route, capabilities)| Route { route, capabilities }).collect(),
+        }
+    }
+}
+
+impl Lookups {
+    fn new(counts: &ContinuationCounts) -> Self {
+        Self {
+            found_recent: counts.found_recent,
+            found_stored: counts.found_stored,
+            rebuilt_for_account: counts.rebuilt_for_account,
+            unknown: counts.unknown,
+            expired: counts.expired,
+            deleted: counts.deleted,
+            other_key: counts.other_key,
+            other_account: counts.other_account,
+            unreadable: counts.unreadable,
+            store_unavailable: counts.store_unavailable,
         }
     }
 }

@@ -33,6 +33,11 @@ impl Ignored {
         }
     }
 
+    /// In the order they were met.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.0
+    }
+
     /// 400 `unsupported_parameter` for the first, where the deployment wants fields without effect refused.
     pub(crate) fn refuse_if(&self, strict: bool) -> Result<(), ApiError> {
         match self.0.first().filter(|_| strict) {

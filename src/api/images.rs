@@ -1,9 +1,7 @@
 //! Images on their way in: every one is checked to be an image and travels as a `data:` URL, because the
 //! app-server takes no other and replaces what it cannot read by a sentence.
 
-mod address;
 mod check;
-mod fetch;
 
 use std::sync::Arc;
 
@@ -12,14 +10,16 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
-use self::fetch::Fetcher;
 use super::error::ApiError;
+use super::fetch::{Failure, Fetcher, Rules};
+use super::inline_data::{self, Unreadable};
 use crate::config::ImagesConfig;
 use crate::tasks::Tasks;
 
 /// Images of one request in work at once.
 const CONCURRENT: usize = 4;
-/// Images of all requests in work at once; the others wait. With the size limit this bounds their memory.
+/// Images of all requests being decoded at once; the others wait. No fetch is waited for under this bound: it
+/// has its own, so that inline images are never behind slow servers.
 const IN_WORK: usize = 8;
 /// All images of one request, bytes: what one message to the app-server can carry as base64.
 const MAX_TOTAL_BYTES: usize = 34 * 1024 * 1024;
@@ -39,7 +39,7 @@ struct Inner {
     tasks: Tasks,
 }
 
-/// An image as the client gave it. Its address may hold secrets and is never shown.
+/// An image as the client gave it.
 pub(crate) struct ImageSource {
     /// How errors name it.
     pub(crate) param: String,
@@ -47,15 +47,25 @@ pub(crate) struct ImageSource {
     pub(crate) url: String,
 }
 
+/// Not its address, which may hold secrets.
+impl std::fmt::Debug for ImageSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageSource").field("param", &self.param).finish_non_exhaustive()
+    }
+}
+
 impl ImageFetcher {
     /// Fails if there is no TLS to fetch with.
-    pub(crate) fn new(config: ImagesConfig, tasks: Tasks) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(config: &ImagesConfig, tasks: Tasks) -> Result<Self, reqwest::Error> {
         Self::with_total(config, tasks, MAX_TOTAL_BYTES)
     }
 
-    fn with_total(config: ImagesConfig, tasks: Tasks, max_total: usize) -> Result<Self, reqwest::Error> {
-        let max_bytes = config.max_bytes;
-        let fetcher = Fetcher::new(config)?;
+    fn with_total(config: &ImagesConfig, tasks: Tasks, max_total: usize) -> Result<Self, reqwest::Error> {
+        let ImagesConfig { fetch, max_bytes, timeout, max_redirects, allow_private } = *config;
+        let takes = |kind: &str| kind.starts_with("image/");
+        let accept = "image/*";
+        let rules = Rules { fetch, max_bytes, timeout, max_redirects, allow_private, accept, takes };
+        let fetcher = Fetcher::new(rules)?;
         let in_work = Semaphore::new(IN_WORK);
         Ok(Self(Arc::new(Inner { fetcher, max_bytes, max_total, in_work, tasks })))
     }
@@ -78,16 +88,15 @@ impl ImageFetcher {
 
 impl Inner {
     async fn inline(&self, ImageSource { param, url }: ImageSource) -> Result<(String, String), ApiError> {
-        let _permit = self.in_work.acquire().await.map_err(|_| unprocessable(&param))?;
-        let scheme = url.split(':').next().unwrap_or_default();
-        let url = if scheme.eq_ignore_ascii_case("data") {
+        let url = if inline_data::is_data_url(&url) {
             let max_bytes = self.max_bytes;
             self.checked(&param, move || check::data_url(url, max_bytes)).await?
         } else {
-            let bytes = self.fetcher.fetch(&url).await.map_err(|fault| fault.at(&param))?;
+            let fetched =
+                self.fetcher.fetch(&url).await.map_err(|failure| Fault::from(failure).at(&param))?;
             let encode = move || {
-                let kind = check::image(&bytes)?;
-                Ok(format!("data:{kind};base64,{}", STANDARD.encode(&bytes)))
+                let kind = check::image(&fetched.bytes)?;
+                Ok(format!("data:{kind};base64,{}", STANDARD.encode(&fetched.bytes)))
             };
             self.checked(&param, encode).await?
         };
@@ -99,6 +108,7 @@ impl Inner {
     where
         F: FnOnce() -> Result<String, Fault> + Send + 'static,
     {
+        let _permit = self.in_work.acquire().await.map_err(|_| unprocessable(param))?;
         let checked = self.tasks.blocking(work).await.ok_or_else(|| unprocessable(param))?;
         checked.map_err(|fault| fault.at(param))
     }
@@ -129,7 +139,27 @@ enum Fault {
     Damaged,
 }
 
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Url => Self::Url,
+            Failure::Off => Self::FetchOff,
+            Failure::Forbidden => Self::Forbidden,
+            Failure::Download(what) => Self::Download(what),
+            Failure::TooLarge(max) => Self::TooLarge(max),
+            Failure::MediaType => Self::NotAnImage,
+        }
+    }
+}
+
 impl Fault {
+    fn inline(why: Unreadable, max_bytes: usize) -> Self {
+        match why {
+            Unreadable::Base64 => Self::Base64,
+            Unreadable::TooLarge => Self::TooLarge(max_bytes),
+        }
+    }
+
     fn code(&self) -> &'static str {
         match self {
             Self::Url | Self::FetchOff | Self::Forbidden => "invalid_image_url",
@@ -152,4 +182,4 @@ fn unprocessable(param: &str) -> ApiError {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

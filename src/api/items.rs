@@ -1,31 +1,57 @@
 //! A conversation on its way in: items in the form `thread/inject_items` takes without loss, built the same
 //! way for both APIs.
 //!
-//! Each item is typed, its content is parts, `system` is `developer`, and every image is inline. What the
-//! app-server would drop, refuse or rewrite is refused before it gets here.
+//! Each item is typed, its content is parts, `system` is `developer`, every image is inline and every file is
+//! its text. What the app-server would drop, refuse or rewrite is refused before it gets here.
 
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::audio::{AudioCheck, AudioSource};
 use super::error::ApiError;
+use super::files::{FileReader, FileSource};
 use super::images::{ImageFetcher, ImageSource};
 use crate::bridge::Bridge;
 use crate::model::Item;
 
-/// Items being collected, images still where the client left them.
+/// Items being collected; images, audio and files still where the client left them.
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     items: Vec<Map<String, Value>>,
-    images: Vec<Slot>,
+    images: Vec<(Slot, ImageSource)>,
+    audio: Vec<(Slot, AudioSource)>,
+    files: Vec<(Slot, FileSource)>,
+}
+
+/// What reads the media of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Media {
+    pub(crate) images: ImageFetcher,
+    pub(crate) audio: AudioCheck,
+    pub(crate) files: FileReader,
+}
+
+/// Media that not every model takes: how errors name the first of each kind.
+#[derive(Debug, Default)]
+pub(crate) struct Modalities {
+    image: Option<String>,
+    audio: Option<String>,
 }
 
 /// One part of a message or of a tool's output.
 #[derive(Debug)]
 pub(crate) struct Part {
     fields: Map<String, Value>,
-    /// Set for an image: how errors name its address.
-    image: Option<String>,
+    /// What fills one of the fields once it has been read.
+    source: Option<Source>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Image(ImageSource),
+    Audio(AudioSource),
+    File(FileSource),
 }
 
 /// A tool call or output whose other half is missing.
@@ -47,34 +73,46 @@ pub(crate) enum Unpaired {
     },
 }
 
-/// Where an image goes once it is inline: a part of a field of an item.
+/// Where something goes once it has been read: a field of a part of a field of an item.
 #[derive(Debug)]
 struct Slot {
     item: usize,
     field: &'static str,
     part: usize,
-    param: String,
+    member: &'static str,
 }
 
 impl Part {
     /// Text that `role` says: the assistant's is output, everybody else's input.
     pub(crate) fn text(role: &str, text: impl Into<String>) -> Self {
-        let mut fields = Map::new();
         let kind = if role == "assistant" { "output_text" } else { "input_text" };
-        fields.insert("type".into(), kind.into());
-        fields.insert("text".into(), text.into().into());
-        Self { fields, image: None }
+        let mut part = Self::of(kind, None);
+        part.fields.insert("text".into(), text.into().into());
+        part
     }
 
     /// An image by its `data:` or `https:` address; `param` is how errors name that address.
     pub(crate) fn image(url: String, detail: Option<&str>, param: impl Into<String>) -> Self {
-        let mut fields = Map::new();
-        fields.insert("type".into(), "input_image".into());
-        fields.insert("image_url".into(), url.into());
+        let mut part = Self::of("input_image", Some(Source::Image(ImageSource { param: param.into(), url })));
+        part.fields.insert("image_url".into(), Value::Null);
         if let Some(detail) = detail {
-            fields.insert("detail".into(), detail.into());
+            part.fields.insert("detail".into(), detail.into());
         }
-        Self { fields, image: Some(param.into()) }
+        part
+    }
+
+    /// Audio, in the form that the app-server takes.
+    pub(crate) fn audio(source: AudioSource) -> Self {
+        Self::of("input_audio", Some(Source::Audio(source)))
+    }
+
+    /// A file, which becomes its text.
+    pub(crate) fn file(source: FileSource) -> Self {
+        Self::of("input_text", Some(Source::File(source)))
+    }
+
+    fn of(kind: &str, source: Option<Source>) -> Self {
+        Self { fields: Map::from_iter([("type".to_owned(), kind.into())]), source }
     }
 
     /// The same part with one more field.
@@ -108,9 +146,13 @@ impl Draft {
     ) {
         let item = self.items.len();
         let mut values = Vec::with_capacity(parts.len());
-        for (part, Part { fields, image }) in parts.into_iter().enumerate() {
-            if let Some(param) = image {
-                self.images.push(Slot { item, field, part, param });
+        for (part, Part { fields, source }) in parts.into_iter().enumerate() {
+            let slot = |member| Slot { item, field, part, member };
+            match source {
+                Some(Source::Image(source)) => self.images.push((slot("image_url"), source)),
+                Some(Source::Audio(source)) => self.audio.push((slot("audio_url"), source)),
+                Some(Source::File(source)) => self.files.push((slot("text"), source)),
+                None => {}
             }
             values.push(Value::Object(fields));
         }
@@ -122,36 +164,42 @@ impl Draft {
         self.items.is_empty()
     }
 
-    /// How errors name the first image; `None` if there is none.
-    pub(crate) fn first_image(&self) -> Option<String> {
-        self.images.first().map(|slot| slot.param.clone())
+    /// What the model has to take.
+    pub(crate) fn modalities(&self) -> Modalities {
+        Modalities {
+            image: self.images.first().map(|(_, image)| image.param.clone()),
+            audio: self.audio.first().map(|(_, audio)| audio.param.clone()),
+        }
     }
 
-    /// The first tool call without its output, else the first output without its call. With `history`,
-    /// calls may be in the part of the conversation that the bridge keeps.
+    /// The first tool call without its output, else the first output without its call. With `history`, or
+    /// with references, calls may be in the part of the conversation that the bridge keeps.
     pub(crate) fn unpaired(&self, history: bool) -> Option<Unpaired> {
         let calls = self.halves(call_of);
         let outputs = self.halves(output_of);
         if let Some((index, call_id)) = first_without(&calls, &outputs) {
             return Some(Unpaired::Call { index, call_id });
         }
-        if history {
+        let refers =
+            |item: &Map<String, Value>| item.get("type").is_some_and(|kind| kind == "item_reference");
+        if history || self.items.iter().any(refers) {
             return None;
         }
         first_without(&outputs, &calls).map(|(index, call_id)| Unpaired::Output { index, call_id })
     }
 
-    /// The items, every image inline.
-    pub(crate) async fn finish(mut self, images: &ImageFetcher) -> Result<Vec<Item>, ApiError> {
-        let mut sources = Vec::with_capacity(self.images.len());
-        for slot in &self.images {
-            let url = take_url(&mut self.items, slot).unwrap_or_default();
-            sources.push(ImageSource { param: slot.param.clone(), url });
-        }
-        for (slot, url) in self.images.iter().zip(images.inline(sources).await?) {
-            if let Some(place) = url_of(&mut self.items, slot) {
-                *place = Value::String(url);
-            }
+    /// The items, everything that they hold read.
+    pub(crate) async fn finish(mut self, media: &Media) -> Result<Vec<Item>, ApiError> {
+        let (images, image_sources): (Vec<_>, _) = self.images.into_iter().unzip();
+        let (audio, audio_sources): (Vec<_>, _) = self.audio.into_iter().unzip();
+        let (files, file_sources): (Vec<_>, _) = self.files.into_iter().unzip();
+        // What is cheap to refuse is refused first.
+        let recordings = media.audio.inline(audio_sources).await?;
+        let (pictures, texts) =
+            tokio::try_join!(media.images.inline(image_sources), media.files.texts(file_sources))?;
+        let slots = images.iter().chain(&audio).chain(&files);
+        for (slot, value) in slots.zip(pictures.into_iter().chain(recordings).chain(texts)) {
+            slot.fill(&mut self.items, value);
         }
         Ok(self.items.into_iter().map(Item::new).collect())
     }
@@ -159,12 +207,15 @@ impl Draft {
     /// How errors name the images.
     #[cfg(test)]
     pub(crate) fn image_params(&self) -> Vec<&str> {
-        self.images.iter().map(|slot| slot.param.as_str()).collect()
+        self.images.iter().map(|(_, image)| image.param.as_str()).collect()
     }
 
-    /// The items as they stand, images not fetched.
+    /// The items as they stand, nothing fetched or read but images' addresses where they were.
     #[cfg(test)]
-    pub(crate) fn into_values(self) -> Vec<Value> {
+    pub(crate) fn into_values(mut self) -> Vec<Value> {
+        for (slot, image) in self.images {
+            slot.fill(&mut self.items, image.url);
+        }
         self.items.into_iter().map(Value::Object).collect()
     }
 
@@ -180,20 +231,31 @@ impl Draft {
     }
 }
 
-/// Refuses images (`first_image` is how errors name the first one) for a model that takes none: the app-server
-/// would replace each by a sentence.
-pub(crate) async fn check_images(
+impl Slot {
+    fn fill(&self, items: &mut [Map<String, Value>], value: String) {
+        let field = items.get_mut(self.item).and_then(|item| item.get_mut(self.field));
+        if let Some(part) = field.and_then(|parts| parts.get_mut(self.part)).and_then(Value::as_object_mut) {
+            part.insert(self.member.into(), value.into());
+        }
+    }
+}
+
+/// Refuses what the model does not take before any of it is fetched, and by its place. The bridge does the same
+/// for the whole conversation.
+pub(crate) async fn check_modalities(
     bridge: &Bridge,
     model: Option<&str>,
-    first_image: Option<String>,
+    wanted: Modalities,
 ) -> Result<(), ApiError> {
-    let Some(param) = first_image else { return Ok(()) };
-    let model = bridge.resolve_model(model).await?;
-    let modalities = &model.input_modalities;
-    if modalities.is_empty() || modalities.iter().any(|known| known == "image") {
+    let Modalities { image, audio } = wanted;
+    if image.is_none() && audio.is_none() {
         return Ok(());
     }
-    let message = format!("The model '{}' does not take images.", model.id);
+    let model = bridge.resolve_model(model).await?;
+    let image = image.filter(|_| !model.takes_images()).map(|param| (param, "images"));
+    let audio = audio.filter(|_| !model.takes_audio()).map(|param| (param, "audio"));
+    let Some((param, what)) = image.or(audio) else { return Ok(()) };
+    let message = format!("The model '{}' does not take {what}.", model.id);
     Err(ApiError::invalid(param, message).with_code("unsupported_value"))
 }
 
@@ -220,17 +282,6 @@ fn output_of(kind: &str) -> Option<&'static str> {
         "custom_tool_call_output" => Some("custom"),
         _ => None,
     }
-}
-
-fn take_url(items: &mut [Map<String, Value>], slot: &Slot) -> Option<String> {
-    match url_of(items, slot)?.take() {
-        Value::String(url) => Some(url),
-        _ => None,
-    }
-}
-
-fn url_of<'a>(items: &'a mut [Map<String, Value>], slot: &Slot) -> Option<&'a mut Value> {
-    items.get_mut(slot.item)?.get_mut(slot.field)?.get_mut(slot.part)?.get_mut("image_url")
 }
 
 #[cfg(test)]

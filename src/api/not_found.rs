@@ -1,7 +1,7 @@
 //! Paths and methods that are not served, told apart from those that do not exist.
 
 use axum::extract::Request;
-use http::{Method, StatusCode, Uri};
+use http::{Method, Uri};
 
 use super::error::ApiError;
 
@@ -49,8 +49,7 @@ pub(crate) async fn method_not_allowed(request: Request) -> ApiError {
         request.method(),
         shown(request.uri().path()),
     );
-    let error = ApiError::request(StatusCode::METHOD_NOT_ALLOWED, message);
-    std::future::ready(error.with_code("method_not_supported")).await
+    std::future::ready(ApiError::new("method_not_supported", message)).await
 }
 
 fn unknown(method: &Method, uri: &Uri) -> ApiError {
@@ -68,7 +67,7 @@ fn unknown(method: &Method, uri: &Uri) -> ApiError {
         Some(_) | None => ("unknown_url", ""),
     };
     let message = format!("Invalid URL ({method} {}).{hint}", shown(path));
-    ApiError::request(StatusCode::NOT_FOUND, message).with_code(code)
+    ApiError::new(code, message)
 }
 
 fn shown(path: &str) -> &str {

@@ -125,8 +125,8 @@ fn preflight(request: &Request) -> Option<Response> {
     Some(response)
 }
 
-fn forbidden(code: &str, message: &str) -> ApiError {
-    ApiError::request(StatusCode::FORBIDDEN, message).with_code(code)
+fn forbidden(code: &'static str, message: &str) -> ApiError {
+    ApiError::new(code, message)
 }
 
 /// The name or address of `host[:port]`, without brackets and without the root's dot.

@@ -199,6 +199,29 @@ pub(crate) fn metadata(body: &mut Fields) -> Result<BTreeMap<String, String>, Ap
     Ok(checked)
 }
 
+/// An object of type `kind` whose `content` is a text, or parts of text.
+pub(crate) fn content(param: &str, value: &Value, kind: &'static str) -> Result<(), ApiError> {
+    let mut from = Fields::of(param, value.clone())?;
+    if from.required_string("type")? != kind {
+        return Err(not_one_of(from.param("type"), &[kind]));
+    }
+    let path = from.param("content");
+    match from.required("content")? {
+        Value::String(_) => Ok(()),
+        Value::Array(parts) => {
+            for (index, part) in parts.into_iter().enumerate() {
+                let mut part = Fields::of(format!("{path}[{index}]"), part)?;
+                if part.required_string("type")? != "text" {
+                    return Err(not_one_of(part.param("type"), &["text"]));
+                }
+                part.required_string("text")?;
+            }
+            Ok(())
+        }
+        other => Err(wrong_type(path, "a string or an array of parts", &other)),
+    }
+}
+
 /// A count of tokens that ends the answer.
 pub(crate) fn token_limit(body: &mut Fields, name: &str, min: i64) -> Result<Option<u64>, ApiError> {
     let Some(limit) = body.take(name) else { return Ok(None) };

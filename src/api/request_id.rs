@@ -7,7 +7,7 @@ use crate::model::RequestId;
 /// Both ways.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// A longer id is not taken over.
+/// A longer id is not taken over, bytes.
 const MAX_LENGTH: usize = 128;
 
 /// The request's id. One that could break a log line or a header is replaced, not mended.
@@ -16,7 +16,8 @@ pub(crate) fn of(headers: &HeaderMap) -> RequestId {
     given.map_or_else(RequestId::generate, RequestId::new)
 }
 
-fn is_safe(id: &str) -> bool {
+/// Whether a caller's id may be repeated in headers and log lines.
+pub(crate) fn is_safe(id: &str) -> bool {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(&byte);
     (1..=MAX_LENGTH).contains(&id.len()) && id.bytes().all(safe)
 }

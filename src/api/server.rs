@@ -1,6 +1,7 @@
 //! Connections: HTTP/1.1 and cleartext HTTP/2 on one listener, and the way down.
 
 mod lingering;
+mod refusals;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use self::lingering::Lingering;
+use self::refusals::Refusals;
 use crate::config::ServerConfig;
 use crate::tasks::Tasks;
 
@@ -121,7 +123,8 @@ impl Connection {
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(PING_INTERVAL);
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream)), service));
+        let stream = TokioIo::new(Refusals::new(Lingering::new(stream)));
+        let mut connection = pin!(builder.serve_connection(stream, service));
         // The library's own limit starts once it knows the protocol; a client that says nothing at all, or
         // half a preface, is ours to send away.
         let mut first_request = pin!(tokio::time::sleep(self.header_timeout));

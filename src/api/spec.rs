@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 const SPEC: &str = include_str!("../../tests/spec/openai.json");
 
-static DEFINITIONS: LazyLock<Map<String, Value>> = LazyLock::new(definitions);
+/// The specification's schemas by name.
+pub(crate) static DEFINITIONS: LazyLock<Map<String, Value>> = LazyLock::new(definitions);
 
 /// Panics with every mistake unless `value` is exactly what the named schema describes.
 pub(crate) fn assert_valid(schema: &str, value: &Value) {

@@ -29,6 +29,10 @@ pub(crate) trait Encode: Send + 'static {
     fn event(&mut self, index: usize, event: TurnEvent, out: &mut Frames);
     /// The end of one turn.
     fn finish(&mut self, index: usize, result: Result<Outcome, BridgeError>, out: &mut Frames);
+    /// Whether nothing but the end of all is to follow: turns that still run are let go.
+    fn is_over(&self) -> bool {
+        false
+    }
     /// The end of all of them: what terminates the stream.
     fn end(&mut self, out: &mut Frames);
 }
@@ -119,7 +123,7 @@ pub(crate) async fn respond(
 /// Owns the turns. Polled by the connection only when the client takes more: what waits meanwhile waits in
 /// the turns' own bounded buffers.
 struct Pump<E> {
-    /// Ends when every turn has finished.
+    /// Ends when every turn has finished or been let go.
     steps: SelectAll<BoxStream<'static, (usize, TurnStep)>>,
     encoder: E,
     frames: Frames,
@@ -167,6 +171,9 @@ impl<E: Encode> Pump<E> {
         match step {
             TurnStep::Event(event) => self.encoder.event(index, event, &mut self.frames),
             TurnStep::Finished(result) => self.encoder.finish(index, result, &mut self.frames),
+        }
+        if self.encoder.is_over() {
+            self.steps.clear();
         }
     }
 }

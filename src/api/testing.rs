@@ -1,5 +1,7 @@
 //! For tests: an edge over an engine that refuses every call, asked in process.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
 use http::{HeaderMap, Request};
@@ -11,6 +13,7 @@ use super::{Edge, router, spec};
 use crate::app_server::AppServer;
 use crate::bridge::Bridge;
 use crate::config::{Config, NamedToken};
+use crate::store::testing::Shelf;
 use crate::tasks::Tasks;
 
 /// The key of [`config`].
@@ -32,7 +35,7 @@ pub(crate) fn refusing() -> Bridge {
         || std::future::ready(Err::<tokio::io::DuplexStream, _>(std::io::ErrorKind::NotFound.into()));
     let cwd = std::path::Path::new("/");
     let app_server = AppServer::over_streams(&config.app_server, cwd, None, nowhere, &tasks);
-    let bridge = Bridge::new(app_server, &config, &tasks);
+    let bridge = Bridge::new(app_server, Arc::new(Shelf::default()), &config, &tasks);
     bridge.begin_drain();
     bridge
 }

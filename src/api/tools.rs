@@ -1,22 +1,32 @@
 //! The tools a request offers and how they are to be chosen, in both APIs' forms.
 
+mod choice;
+mod custom;
+mod deprecated;
+mod search;
 #[cfg(test)]
 mod tests;
 
-use serde_json::{Value, json};
+pub(crate) use deprecated::modernise;
+pub(crate) use search::options as search_options;
+
+use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
+use super::format::strict;
 use super::ignored::Ignored;
-use super::read::{Fields, missing, not_one_of, wrong_type};
+use super::read::{Fields, missing};
 use crate::bridge::Bridge;
 use crate::config::UnknownTools;
-use crate::model::{FunctionTool, ToolChoice};
+use crate::model::{Namespace, Strict, Tool, ToolChoice, ToolInput, WebSearch};
 
 /// What a request says about tools.
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
-    pub(crate) functions: Vec<FunctionTool>,
-    pub(crate) web_search: bool,
+    /// Functions and custom tools.
+    pub(crate) offered: Vec<Tool>,
+    pub(crate) web_search: Option<WebSearch>,
+    pub(crate) image_generation: bool,
     pub(crate) choice: ToolChoice,
     /// Whether one answer may hold several calls.
     pub(crate) parallel: bool,
@@ -26,23 +36,24 @@ pub(crate) struct Tools {
     pub(crate) choice_echo: Value,
 }
 
-/// Where a function's fields stand: beside `type`, or below `function`.
+/// Where a tool's fields stand: beside `type`, or below its type's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Responses,
     Chat,
 }
 
-/// Longest name of a function, characters. The bridge renames what the app-server does not take.
+/// Longest name of a tool or a namespace, characters. The bridge renames what the app-server does not take.
 const MAX_NAME: usize = 128;
-/// Most tools of one request, as the official bound.
+/// Most tools of one list, as the official bound.
 const MAX_TOOLS: usize = 128;
 
 impl Default for Tools {
     fn default() -> Self {
         Self {
-            functions: Vec::new(),
-            web_search: false,
+            offered: Vec::new(),
+            web_search: None,
+            image_generation: false,
             choice: ToolChoice::Auto,
             parallel: true,
             echo: Vec::new(),
@@ -60,53 +71,14 @@ impl Tools {
         ignored: &mut Ignored,
     ) -> Result<Self, ApiError> {
         let mut tools = Self::default();
-        let given = body.array("tools")?.unwrap_or_default();
-        if given.len() > MAX_TOOLS {
-            let message = format!("Invalid 'tools': expected at most {MAX_TOOLS} tools.");
-            return Err(ApiError::invalid("tools", message).with_code("array_above_max_length"));
-        }
-        for (index, tool) in given.into_iter().enumerate() {
-            tools.tool(Fields::of(format!("tools[{index}]"), tool)?, dialect, unknown, ignored)?;
+        for tool in listed(body)?.unwrap_or_default() {
+            tools.tool(tool, dialect, unknown, ignored)?;
         }
         if let Some(choice) = body.take("tool_choice") {
-            tools.choose(choice, dialect)?;
+            tools.choose(choice, dialect, ignored)?;
         }
         tools.parallel = body.boolean("parallel_tool_calls")?.unwrap_or(true);
         Ok(tools)
-    }
-
-    /// Adds a function from its fields, whichever form they came in; `strict` cannot be enforced.
-    pub(crate) fn function(&mut self, mut from: Fields, ignored: &mut Ignored) -> Result<(), ApiError> {
-        let name = from.required_string("name")?;
-        let length = name.chars().count();
-        if length == 0 || length > MAX_NAME {
-            let message = format!("Invalid '{}': expected 1 to {MAX_NAME} characters.", from.param("name"));
-            return Err(ApiError::invalid(from.param("name"), message).with_code("invalid_value"));
-        }
-        if self.functions.iter().any(|other| other.name == name) {
-            let message = format!("Invalid '{}': two functions share this name.", from.param("name"));
-            return Err(ApiError::invalid(from.param("name"), message).with_code("invalid_value"));
-        }
-        let description = from.string("description")?;
-        let parameters = match from.object("parameters")? {
-            Some(parameters) => Value::Object(parameters.rest()),
-            None => json!({ "type": "object", "properties": {} }),
-        };
-        let strict = from.boolean("strict")?;
-        // Upstream the arguments are never held to their schema.
-        if strict == Some(true) {
-            ignored.add("tools[].strict");
-        }
-        if from.boolean("defer_loading")? == Some(true) {
-            ignored.add("tools[].defer_loading");
-        }
-        ignored.add_rest("tools[]", from);
-        self.echo.push(json!({
-            "type": "function", "name": name, "description": description, "parameters": parameters,
-            "strict": strict.unwrap_or(false),
-        }));
-        self.functions.push(FunctionTool { name, description, parameters });
-        Ok(())
     }
 
     fn tool(
@@ -118,220 +90,206 @@ impl Tools {
     ) -> Result<(), ApiError> {
         let kind = from.required_string("type")?;
         match kind.as_str() {
-            "function" if dialect == Dialect::Responses => self.function(from, ignored),
-            "function" => {
-                let function = from.object("function")?.ok_or_else(|| missing(from.param("function")))?;
-                ignored.add_rest("tools[]", from);
-                self.function(function, ignored)
+            "function" | "custom" => {
+                let definition = match dialect {
+                    Dialect::Responses => from,
+                    Dialect::Chat => {
+                        let nested = from.object(&kind)?.ok_or_else(|| missing(from.param(&kind)))?;
+                        ignored.add_rest("tools[]", from);
+                        nested
+                    }
+                };
+                let echo = self.client_tool(&kind, definition, None, dialect, ignored)?;
+                self.echo.push(echo);
+                Ok(())
             }
-            _ if dialect == Dialect::Responses && is_web_search(&kind) => self.search(&kind, from, ignored),
+            "namespace" if dialect == Dialect::Responses => self.namespace(from, ignored),
+            "tool_search" if dialect == Dialect::Responses => searched_by_the_model(from, ignored),
+            "image_generation" if dialect == Dialect::Responses => {
+                ignored.add_rest("tools[]", from);
+                self.image_generation = true;
+                self.echo.push(json!({ "type": kind }));
+                Ok(())
+            }
+            kind if dialect == Dialect::Responses && is_web_search(kind) => {
+                let (search, echo) = search::tool(kind, from, ignored)?;
+                self.web_search = Some(search);
+                self.echo.push(echo);
+                Ok(())
+            }
             _ if unknown == UnknownTools::Ignore => {
                 ignored.add(format!("tools[].{kind}"));
                 Ok(())
             }
-            _ => {
-                let supported = match dialect {
-                    Dialect::Responses => "'function' and 'web_search'",
-                    Dialect::Chat => "'function'",
-                };
-                let message =
-                    format!("Tools of type '{kind}' are not supported here. Supported are {supported}.");
-                Err(ApiError::invalid(from.path(), message).with_code("unsupported_tool"))
-            }
+            _ => Err(unsupported(&from, &kind, dialect)),
         }
     }
 
-    fn search(&mut self, kind: &str, mut from: Fields, ignored: &mut Ignored) -> Result<(), ApiError> {
-        if from.boolean("external_web_access")? == Some(false) {
-            let message = "Web search without access to the web is not supported here.";
-            return Err(ApiError::unsupported(from.param("external_web_access"), message));
+    /// A group of tools.
+    fn namespace(&mut self, mut from: Fields, ignored: &mut Ignored) -> Result<(), ApiError> {
+        let name = name(&mut from)?;
+        let is_known = |tool: &Tool| tool.namespace.as_ref().is_some_and(|known| known.name == name);
+        if self.offered.iter().any(is_known) {
+            return Err(twice(&from, "namespaces"));
         }
-        if let Some(Value::Object(filters)) = from.take("filters")
-            && filters.values().any(|filter| !filter.is_null())
-        {
-            let message = "Searches cannot be limited to domains here.";
-            return Err(ApiError::unsupported(from.param("filters"), message));
-        }
-        if let Some(size) = from.one_of("search_context_size", &["low", "medium", "high"])?
-            && size != "medium"
-        {
-            ignored.add("tools[].search_context_size");
+        let description = from.string("description")?.unwrap_or_default();
+        let namespace = Namespace { name, description };
+        let tools = listed(&mut from)?.ok_or_else(|| missing(from.param("tools")))?;
+        if tools.is_empty() {
+            let param = from.param("tools");
+            let message = format!("Invalid '{param}': empty array. Expected at least one tool.");
+            return Err(ApiError::invalid(param, message).with_code("empty_array"));
         }
         ignored.add_rest("tools[]", from);
-        self.web_search = true;
-        self.echo.push(json!({ "type": kind }));
+        let mut echo = Vec::with_capacity(tools.len());
+        for mut tool in tools {
+            let kind = tool.one_of("type", &["function", "custom"])?;
+            let kind = kind.ok_or_else(|| missing(tool.param("type")))?;
+            echo.push(self.client_tool(kind, tool, Some(&namespace), Dialect::Responses, ignored)?);
+        }
+        let Namespace { name, description } = namespace;
+        self.echo
+            .push(json!({ "type": "namespace", "name": name, "description": description, "tools": echo }));
         Ok(())
     }
 
-    fn choose(&mut self, choice: Value, dialect: Dialect) -> Result<(), ApiError> {
-        const MODES: &[&str] = &["none", "auto", "required"];
-        let mut from = match choice {
-            Value::String(mode) => {
-                self.choice = match mode.as_str() {
-                    "auto" => ToolChoice::Auto,
-                    "none" => ToolChoice::None,
-                    "required" => self.required(Vec::new(), "tool_choice")?,
-                    _ => return Err(not_one_of("tool_choice", MODES)),
-                };
-                if self.choice == ToolChoice::None {
-                    self.web_search = false;
-                }
-                self.choice_echo = mode.into();
-                return Ok(());
+    /// Adds a function or a custom tool; gives how the Responses API repeats it.
+    fn client_tool(
+        &mut self,
+        kind: &str,
+        mut from: Fields,
+        namespace: Option<&Namespace>,
+        dialect: Dialect,
+        ignored: &mut Ignored,
+    ) -> Result<Value, ApiError> {
+        let name = name(&mut from)?;
+        let namespace = namespace.cloned();
+        if self.offered.iter().any(|tool| tool.name == name && tool.namespace == namespace) {
+            return Err(twice(&from, "tools"));
+        }
+        let description = from.string("description")?;
+        let mut echo = Map::new();
+        echo.insert("type".into(), kind.into());
+        echo.insert("name".into(), name.as_str().into());
+        let input = if kind == "custom" {
+            if let Some(description) = &description {
+                echo.insert("description".into(), description.as_str().into());
             }
-            choice @ Value::Object(_) => Fields::of("tool_choice", choice)?,
-            other => return Err(wrong_type("tool_choice", "a string or an object", &other)),
+            let (input, format) = custom::format(&mut from, dialect, ignored)?;
+            echo.insert("format".into(), format);
+            input
+        } else {
+            let (schema, strict) = parameters(&mut from, &name, dialect)?;
+            echo.insert("description".into(), description.as_deref().into());
+            echo.insert("parameters".into(), schema.clone());
+            echo.insert("strict".into(), (strict != Strict::No).into());
+            ToolInput::Arguments { schema, strict }
         };
-        let kind = from.required_string("type")?;
-        match kind.as_str() {
-            "function" => {
-                let name = name_of(&mut from, dialect)?;
-                self.offered(&name, "tool_choice")?;
-                self.choice_echo = json!({ "type": "function", "name": name });
-                self.choice = self.required(vec![name], "tool_choice")?;
-                Ok(())
-            }
-            "allowed_tools" if dialect == Dialect::Responses => self.allow(from, dialect),
-            "allowed_tools" => {
-                let allowed = from.object("allowed_tools")?;
-                self.allow(allowed.ok_or_else(|| missing("tool_choice.allowed_tools"))?, dialect)
-            }
-            _ => {
-                let message = format!(
-                    "A tool of type '{kind}' cannot be forced here. Supported are 'function' and 'allowed_tools'."
-                );
-                Err(ApiError::invalid("tool_choice", message).with_code("unsupported_tool"))
-            }
+        // A deferred tool is loaded from the start: the answers are the same, and Codex's own way to defer
+        // would put words of its own into the conversation.
+        if from.boolean("defer_loading")? == Some(true) {
+            ignored.add("tools[].defer_loading");
         }
-    }
-
-    fn allow(&mut self, mut from: Fields, dialect: Dialect) -> Result<(), ApiError> {
-        let mode = from.one_of("mode", &["auto", "required"])?.ok_or_else(|| missing(from.param("mode")))?;
-        let path = from.param("tools");
-        let entries = from.array("tools")?.ok_or_else(|| missing(&*path))?;
-        let (mut names, mut searches, mut echo) = (Vec::new(), false, Vec::new());
-        for (index, entry) in entries.into_iter().enumerate() {
-            let mut entry = Fields::of(format!("{path}[{index}]"), entry)?;
-            let kind = entry.required_string("type")?;
-            if kind == "function" {
-                let name = name_of(&mut entry, dialect)?;
-                self.offered(&name, entry.path())?;
-                echo.push(json!({ "type": kind, "name": name }));
-                names.push(name);
-            } else if is_web_search(&kind) && self.web_search {
-                searches = true;
-                echo.push(json!({ "type": kind }));
-            } else {
-                let message = format!("A tool of type '{kind}' is not in 'tools'.");
-                return Err(ApiError::invalid(entry.path(), message).with_code("invalid_value"));
-            }
-        }
-        self.web_search &= searches;
-        self.choice_echo = json!({ "type": "allowed_tools", "mode": mode, "tools": echo });
-        self.choice = match mode {
-            "required" => {
-                if names.is_empty() {
-                    return Err(self.nothing_to_require(&path));
-                }
-                self.required(names, &path)?
-            }
-            _ => ToolChoice::Allowed(names),
-        };
-        Ok(())
-    }
-
-    fn required(&self, names: Vec<String>, param: &str) -> Result<ToolChoice, ApiError> {
-        if self.functions.is_empty() {
-            return Err(self.nothing_to_require(param));
-        }
-        Ok(ToolChoice::Required(names))
-    }
-
-    fn nothing_to_require(&self, param: &str) -> ApiError {
-        if self.web_search {
-            return ApiError::unsupported(param, "A web search cannot be forced here, only a function.");
-        }
-        let message = "'tool_choice' can only require a call where 'tools' has a function.";
-        ApiError::invalid(param, message).with_code("invalid_value")
-    }
-
-    fn offered(&self, name: &str, param: &str) -> Result<(), ApiError> {
-        if self.functions.iter().any(|function| function.name == name) {
-            return Ok(());
-        }
-        let message = format!("Tool choice '{name}' not found in 'tools' parameter.");
-        Err(ApiError::invalid(param, message).with_code("invalid_value"))
+        ignored.add_rest("tools[]", from);
+        self.offered.push(Tool { namespace, name, description, input });
+        Ok(Value::Object(echo))
     }
 }
 
-/// Refuses web search for a model that Codex gives none: it would leave the tool out without a word.
-pub(crate) async fn check_web_search(
+/// A function's schema, and whether its arguments are held to it. The Responses API does so unasked where it
+/// can.
+fn parameters(from: &mut Fields, name: &str, dialect: Dialect) -> Result<(Value, Strict), ApiError> {
+    let param = from.param("parameters");
+    let given = from.object("parameters")?.map(|given| Value::Object(given.rest()));
+    let asked = from.boolean("strict")?.or_else(|| (dialect == Dialect::Chat).then_some(false));
+    let Some(schema) = given else {
+        let strict = if asked == Some(true) { Strict::Asked } else { Strict::No };
+        return Ok((json!({ "type": "object", "properties": {} }), strict));
+    };
+    if asked == Some(false) {
+        return Ok((schema, Strict::No));
+    }
+    match (strict::first_offence(&schema), asked) {
+        (None, Some(_)) => Ok((schema, Strict::Asked)),
+        (None, None) => Ok((schema, Strict::Unasked)),
+        (Some(offence), Some(true)) => {
+            let message = format!("Invalid schema for function '{name}': {offence}");
+            Err(ApiError::invalid(param, message).with_code("invalid_json_schema"))
+        }
+        (Some(_), _) => Ok((schema, Strict::No)),
+    }
+}
+
+/// `tool_search`: deferred tools are loaded from the start, so that there is nothing to search; a search that
+/// the client makes cannot be had.
+fn searched_by_the_model(mut from: Fields, ignored: &mut Ignored) -> Result<(), ApiError> {
+    if from.one_of("execution", &["server", "client"])? == Some("client") {
+        let message = "A tool search that the client executes is not supported here.";
+        return Err(ApiError::invalid(from.path(), message).with_code("unsupported_tool"));
+    }
+    ignored.add("tools[].tool_search");
+    Ok(())
+}
+
+fn unsupported(from: &Fields, kind: &str, dialect: Dialect) -> ApiError {
+    let supported = match dialect {
+        Dialect::Responses => "'function', 'custom', 'namespace', 'web_search' and 'image_generation'",
+        Dialect::Chat => "'function' and 'custom'",
+    };
+    let message = format!("Tools of type '{kind}' are not supported here. Supported are {supported}.");
+    ApiError::invalid(from.path(), message).with_code("unsupported_tool")
+}
+
+/// The entries of `tools`.
+fn listed(from: &mut Fields) -> Result<Option<Vec<Fields>>, ApiError> {
+    let path = from.param("tools");
+    let Some(given) = from.array("tools")? else { return Ok(None) };
+    if given.len() > MAX_TOOLS {
+        let message = format!("Invalid '{path}': expected at most {MAX_TOOLS} tools.");
+        return Err(ApiError::invalid(path, message).with_code("array_above_max_length"));
+    }
+    let entry = |(index, tool)| Fields::of(format!("{path}[{index}]"), tool);
+    given.into_iter().enumerate().map(entry).collect::<Result<_, _>>().map(Some)
+}
+
+fn name(from: &mut Fields) -> Result<String, ApiError> {
+    let name = from.required_string("name")?;
+    if (1..=MAX_NAME).contains(&name.chars().count()) {
+        return Ok(name);
+    }
+    let message = format!("Invalid '{}': expected 1 to {MAX_NAME} characters.", from.param("name"));
+    Err(ApiError::invalid(from.param("name"), message).with_code("invalid_value"))
+}
+
+fn twice(from: &Fields, what: &str) -> ApiError {
+    let message = format!("Invalid '{}': two {what} share this name.", from.param("name"));
+    ApiError::invalid(from.param("name"), message).with_code("invalid_value")
+}
+
+/// Refuses tools of Codex's own that it would leave out without a word. `param` is how errors name the search.
+pub(crate) async fn check_own_tools(
     bridge: &Bridge,
     model: Option<&str>,
     tools: &Tools,
     param: &str,
 ) -> Result<(), ApiError> {
-    if !tools.web_search {
+    if tools.web_search.is_none() && !tools.image_generation {
         return Ok(());
     }
     let model = bridge.resolve_model(model).await?;
-    if model.web_search != Some(false) {
+    let hosts_search = model.web_search != Some(false);
+    if (!tools.image_generation && hosts_search) || bridge.has_own_tools().await? {
         return Ok(());
     }
-    let message = format!("The model '{}' has no web search here.", model.id);
+    let (what, param) = if tools.image_generation {
+        ("Image generation is".to_owned(), "tools")
+    } else {
+        (format!("For the model '{}' web search is", model.id), param)
+    };
+    let message = format!("{what} not supported here without a ChatGPT login.");
     Err(ApiError::invalid(param, message).with_code("unsupported_tool"))
-}
-
-/// The deprecated `functions` and `function_call` of Chat Completions in the words that came after them;
-/// whether there were any.
-pub(crate) fn modernise(body: &mut Fields) -> Result<bool, ApiError> {
-    let functions = body.array("functions")?.unwrap_or_default();
-    let choice = body.take("function_call");
-    if functions.is_empty() {
-        return match choice {
-            Some(Value::String(mode)) if mode == "none" || mode == "auto" => Ok(false),
-            None => Ok(false),
-            Some(_) => Err(ApiError::invalid(
-                "function_call",
-                "'function_call' is only allowed when 'functions' are specified.",
-            )),
-        };
-    }
-    for other in ["tools", "tool_choice"] {
-        if body.has(other) {
-            let message = format!("'functions' and '{other}' cannot be used together.");
-            return Err(ApiError::invalid(other, message).with_code("invalid_parameter_combination"));
-        }
-    }
-    let mut tools = Vec::with_capacity(functions.len());
-    for (index, function) in functions.into_iter().enumerate() {
-        if !function.is_object() {
-            return Err(wrong_type(format!("functions[{index}]"), "an object", &function));
-        }
-        tools.push(json!({ "type": "function", "function": function }));
-    }
-    body.put("tools", tools.into());
-    match choice {
-        None => {}
-        Some(mode @ Value::String(_)) => body.put("tool_choice", mode),
-        Some(Value::Object(named)) => {
-            body.put("tool_choice", json!({ "type": "function", "function": named }));
-        }
-        Some(other) => return Err(wrong_type("function_call", "a string or an object", &other)),
-    }
-    Ok(true)
 }
 
 fn is_web_search(kind: &str) -> bool {
     kind == "web_search" || kind.starts_with("web_search_20") || kind.starts_with("web_search_preview")
-}
-
-fn name_of(from: &mut Fields, dialect: Dialect) -> Result<String, ApiError> {
-    match dialect {
-        Dialect::Responses => from.required_string("name"),
-        Dialect::Chat => {
-            let function = from.object("function")?;
-            function.ok_or_else(|| missing(from.param("function")))?.required_string("name")
-        }
-    }
 }

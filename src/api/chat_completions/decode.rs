@@ -7,11 +7,12 @@ use serde_json::{Map, Value};
 use super::fields::FIELDS;
 use super::messages;
 use crate::api::error::ApiError;
-use crate::api::fields::{self, apply_rest};
+use crate::api::fields::apply_rest;
 use crate::api::format::{Format, Nesting};
 use crate::api::ignored::Ignored;
 use crate::api::items::Draft;
 use crate::api::read::{self, Fields, missing, wrong_type};
+use crate::api::tier::Tier;
 use crate::api::tools::{self, Dialect, Tools};
 use crate::config::RequestsConfig;
 use crate::model::ToolChoice;
@@ -20,6 +21,8 @@ use crate::model::ToolChoice;
 const MAX_CHOICES: i64 = 128;
 /// Stop sequences of one request, as the official bound.
 const MAX_STOPS: usize = 4;
+
+const TIERS: &[&str] = &["auto", "default", "flex", "scale", "priority", "fast"];
 
 /// A request, read and checked; its images are still where the client left them.
 #[derive(Debug)]
@@ -39,10 +42,7 @@ pub(super) struct Settings {
     pub(super) effort: Option<String>,
     pub(super) summary: Option<String>,
     pub(super) verbosity: Option<&'static str>,
-    /// For the backend; `None` for its default.
-    pub(super) service_tier: Option<&'static str>,
-    /// What the answer says about the tier; only where the request named one.
-    pub(super) shown_tier: Option<&'static str>,
+    pub(super) tier: Tier,
     pub(super) format: Format,
     pub(super) tools: Tools,
     /// Calls are answered in the deprecated form.
@@ -50,6 +50,7 @@ pub(super) struct Settings {
     pub(super) max_tokens: Option<u64>,
     pub(super) stop: Vec<String>,
     pub(super) metadata: BTreeMap<String, String>,
+    pub(super) prompt_cache_key: Option<String>,
     /// A last chunk with the usage is wanted.
     pub(super) include_usage: bool,
 }
@@ -83,11 +84,12 @@ pub(super) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
         max_tokens: take_limit(&mut body)?,
         stop: take_stop(&mut body)?,
         metadata: read::metadata(&mut body)?,
+        prompt_cache_key: body.string("prompt_cache_key")?,
         include_usage: take_stream_options(&mut body, stream, &mut ignored)?,
         ..Settings::default()
     };
     take_reasoning(&mut body, &mut settings, &mut ignored)?;
-    take_service_tier(&mut body, &mut settings, &mut ignored)?;
+    settings.tier = Tier::read(&mut body, TIERS, &mut ignored)?;
     check_modalities(&mut body)?;
     apply_rest(FIELDS, body, &mut ignored)?;
     ignored.refuse_if(config.strict_params)?;
@@ -121,26 +123,6 @@ fn take_reasoning(body: &mut Fields, settings: &mut Settings, ignored: &mut Igno
     apply_rest(FIELDS, reasoning, ignored)
 }
 
-fn take_service_tier(
-    body: &mut Fields,
-    settings: &mut Settings,
-    ignored: &mut Ignored,
-) -> Result<(), ApiError> {
-    const TIERS: &[&str] = &["auto", "default", "flex", "scale", "priority", "fast"];
-    let tier = body.one_of("service_tier", TIERS)?;
-    (settings.service_tier, settings.shown_tier) = match tier {
-        None => (None, None),
-        Some("flex") => (tier, Some("flex")),
-        Some("priority" | "fast") => (tier, Some("priority")),
-        Some("scale") => {
-            ignored.add("service_tier");
-            (None, Some("default"))
-        }
-        Some(_) => (None, Some("default")),
-    };
-    Ok(())
-}
-
 fn take_response_format(body: &mut Fields, ignored: &mut Ignored) -> Result<Format, ApiError> {
     match body.object("response_format")? {
         Some(format) => Format::read(format, Nesting::JsonSchema, FIELDS, ignored),
@@ -169,11 +151,9 @@ fn take_tools(
     // The deprecated form has room for one call.
     tools.parallel &= !deprecated;
     if let Some(mut options) = body.object("web_search_options")? {
-        if let Some(location) = options.take("user_location") {
-            fields::apply(FIELDS, "web_search_options.user_location", &location, ignored)?;
-        }
+        let search = tools::search_options(&mut options, ignored)?;
         apply_rest(FIELDS, options, ignored)?;
-        tools.web_search = tools.choice != ToolChoice::None;
+        tools.web_search = (tools.choice != ToolChoice::None).then_some(search);
     }
     Ok((tools, deprecated))
 }

@@ -2,12 +2,19 @@
 
 use serde_json::{Map, Value, json};
 
+use super::fields::FIELDS;
+use crate::api::audio::AudioSource;
 use crate::api::error::ApiError;
+use crate::api::fields;
+use crate::api::files::FileSource;
 use crate::api::ignored::Ignored;
 use crate::api::items::{Draft, Part};
 use crate::api::read::{Fields, missing, wrong_type};
 
 const ROLES: &[&str] = &["developer", "system", "user", "assistant", "tool", "function"];
+
+/// What SDKs and frameworks send back with an answer of ours, and nothing upstream takes: no reason for a report.
+const SENT_BACK: &[&str] = &["annotations", "parsed", "reasoning_content"];
 
 /// Reads `messages`, oldest first.
 pub(super) fn decode(messages: Vec<Value>, ignored: &mut Ignored) -> Result<Draft, ApiError> {
@@ -60,8 +67,9 @@ impl Reader<'_> {
                 self.items.message(role, parts);
             }
         }
-        // Upstream, messages have no names, and writing one into the text would change what was said.
-        if name.is_some() && role != "function" {
+        // Upstream, messages have no names, and writing one into the text would change what was said. That of an
+        // output says which function, as its call does.
+        if name.is_some() && !matches!(role, "function" | "tool") {
             self.ignored.add("messages[].name");
         }
         self.ignored.add_rest("messages[]", message);
@@ -73,8 +81,9 @@ impl Reader<'_> {
             let text = "Earlier audio answers cannot be referred to here.";
             return Err(ApiError::unsupported(message.param("audio"), text));
         }
-        // Our own answers come back with it; nothing upstream takes it.
-        message.take("annotations");
+        for name in SENT_BACK {
+            message.take(name);
+        }
         let calls = message.array("tool_calls")?.unwrap_or_default();
         let legacy = message.object("function_call")?;
         let makes_calls = !calls.is_empty() || legacy.is_some();
@@ -113,6 +122,9 @@ impl Reader<'_> {
             _ => ("function_call", "arguments", "function_call_output"),
         };
         let text = what.required_string(said)?;
+        // Of a streamed call, and of one that an SDK has read.
+        call.take("index");
+        what.take("parsed_arguments");
         if self.open.iter().any(|open| open.id == id) {
             let message = "Two tool calls share an id, and no output stands between them.";
             return Err(ApiError::invalid(call.param("id"), message).with_code("invalid_value"));
@@ -124,6 +136,8 @@ impl Reader<'_> {
             (said.to_owned(), json!(text)),
         ]));
         self.open.push(OpenCall { id, legacy_name: None, output, param: message.to_owned() });
+        self.ignored.add_rest(&format!("messages[].tool_calls[].{kind}"), what);
+        self.ignored.add_rest("messages[].tool_calls[]", call);
         Ok(())
     }
 
@@ -139,6 +153,7 @@ impl Reader<'_> {
         ]));
         let output = "function_call_output";
         self.open.push(OpenCall { id, legacy_name: Some(name), output, param: message.to_owned() });
+        self.ignored.add_rest("messages[].function_call", call);
         Ok(())
     }
 
@@ -188,6 +203,8 @@ impl Reader<'_> {
         let kinds: &[&str] = match role {
             "user" => &["text", "image_url", "input_audio", "file"],
             "assistant" => &["text", "refusal"],
+            // Beyond the official API, as some clients have it: what a tool shows is an output like any other.
+            "tool" => &["text", "image_url", "file"],
             _ => &["text"],
         };
         let kind = part.one_of("type", kinds)?.ok_or_else(|| missing(part.param("type")))?;
@@ -196,11 +213,23 @@ impl Reader<'_> {
             // The app-server refuses `refusal` parts; what the assistant said stays what it said.
             "refusal" => Part::text(role, part.required_string("refusal")?),
             "image_url" => self.image(&mut part)?,
-            other => {
-                let message = format!("Content parts of type '{other}' are not supported by this endpoint.");
-                return Err(ApiError::unsupported(part.param("type"), message));
+            "file" => {
+                let mut file = part.object("file")?.ok_or_else(|| missing(part.param("file")))?;
+                let source = FileSource::read(&mut file, false)?;
+                self.ignored.add_rest("messages[].content[].file", file);
+                Part::file(source)
+            }
+            _ => {
+                let mut audio =
+                    part.object("input_audio")?.ok_or_else(|| missing(part.param("input_audio")))?;
+                let source = AudioSource::read(&mut audio)?;
+                self.ignored.add_rest("messages[].content[].input_audio", audio);
+                Part::audio(source)
             }
         };
+        if let Some(given) = part.take("prompt_cache_breakpoint") {
+            fields::apply(FIELDS, "messages[].content[].prompt_cache_breakpoint", &given, self.ignored)?;
+        }
         self.ignored.add_rest("messages[].content[]", part);
         Ok(read)
     }
@@ -214,9 +243,8 @@ impl Reader<'_> {
         };
         let url = image.required_string("url")?;
         let detail = image.one_of("detail", &["auto", "low", "high", "original"])?;
-        // The app-server sends every image in its original detail.
-        if matches!(detail, Some("low" | "high")) {
-            self.ignored.add("messages[].content[].image_url.detail");
+        if let Some(detail) = detail {
+            fields::apply(FIELDS, "messages[].content[].image_url.detail", &detail.into(), self.ignored)?;
         }
         let part = Part::image(url, detail, image.param("url"));
         self.ignored.add_rest("messages[].content[].image_url", image);

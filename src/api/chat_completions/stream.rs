@@ -5,12 +5,13 @@ use std::future::Future;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::usage::{CompletionUsage, Totals};
-use super::whole::{BREAK, calls, finish_reason, refusal, summary, text};
+use super::whole::{BREAK, annotations, calls, finish_reason, is_call, refusal, summary, text};
 use super::{Plan, translate};
 use crate::api::answer::Answer;
-use crate::api::observe::Call;
+use crate::api::observe::{Call, Envelope};
 use crate::api::sse::{Encode, Frames, Steps};
 use crate::bridge::{BridgeError, TurnStep};
 use crate::model::{Item, Outcome, TurnEvent};
@@ -60,6 +61,8 @@ pub(super) struct Chunks {
     deprecated_functions: bool,
     choices: Vec<ChoiceState>,
     totals: Totals,
+    /// Choices that have not ended.
+    open: usize,
     /// An error ends the stream for its reader: nothing but the end follows.
     failed: bool,
     call: Call,
@@ -90,18 +93,26 @@ impl Chunks {
             id: plan.id.clone(),
             created: plan.created,
             model: model.to_owned(),
-            service_tier: plan.settings.shown_tier,
+            service_tier: plan.settings.tier.shown,
             include_usage: plan.settings.include_usage,
             shows_reasoning: plan.settings.shows_reasoning(),
             deprecated_functions: plan.settings.deprecated_functions,
             choices: (0..=plan.others.len()).map(|_| ChoiceState::default()).collect(),
             totals: Totals::default(),
+            open: plan.others.len() + 1,
             failed: false,
             call: plan.call.clone(),
         }
     }
 
-    fn write(&self, choice: Option<&Choice<'_>>, usage: Option<CompletionUsage>, out: &mut Frames) {
+    /// `last`: no chunk follows it.
+    fn write(
+        &self,
+        choice: Option<&Choice<'_>>,
+        usage: Option<CompletionUsage>,
+        last: bool,
+        out: &mut Frames,
+    ) {
         let chunk = Chunk {
             id: &self.id,
             object: "chat.completion.chunk",
@@ -110,12 +121,13 @@ impl Chunks {
             choices: choice.map_or(&[], std::slice::from_ref),
             service_tier: self.service_tier,
             usage: self.include_usage.then_some(UsageOrNull(usage)),
+            bridge: if last { self.call.envelope() } else { None },
         };
         out.event(None, &chunk);
     }
 
     fn delta(&self, index: usize, delta: Delta<'_>, out: &mut Frames) {
-        self.write(Some(&Choice { index, delta, logprobs: None, finish_reason: None }), None, out);
+        self.write(Some(&Choice { index, delta, logprobs: None, finish_reason: None }), None, false, out);
     }
 
     /// More of a message's text.
@@ -138,22 +150,30 @@ impl Chunks {
     fn call(&mut self, index: usize, item: &Item, out: &mut Frames) {
         let Some(choice) = self.choices.get_mut(index) else { return };
         let said = |field| item.str(field).unwrap_or_default();
-        let (id, name, arguments) = (said("call_id"), said("name"), said("arguments"));
+        let (id, name) = (said("call_id"), said("name"));
         if choice.calls.iter().any(|known| known == id) {
             return;
         }
         choice.calls.push(id.to_owned());
         let place = choice.calls.len() - 1;
-        let head = Function { name: Some(name), arguments: "" };
-        let rest = Function { name: None, arguments };
-        if self.deprecated_functions {
-            for function in [head, rest] {
-                self.delta(index, Delta { function_call: Some(function), ..Delta::default() }, out);
+        let (head, rest) = if item.kind() == "custom_tool_call" {
+            let part = |name, input| Called { custom: Some(Custom { name, input }), function: None };
+            (part(Some(name), ""), part(None, said("input")))
+        } else {
+            let part = |name, arguments| Function { name, arguments };
+            let (head, rest) = (part(Some(name), ""), part(None, said("arguments")));
+            if self.deprecated_functions {
+                for function in [head, rest] {
+                    self.delta(index, Delta { function_call: Some(function), ..Delta::default() }, out);
+                }
+                return;
             }
-            return;
-        }
-        let head = ToolCall { index: place, id: Some(id), kind: Some("function"), function: head };
-        let rest = ToolCall { index: place, id: None, kind: None, function: rest };
+            let called = |function| Called { function: Some(function), custom: None };
+            (called(head), called(rest))
+        };
+        let kind = if head.custom.is_some() { "custom" } else { "function" };
+        let head = ToolCall { index: place, id: Some(id), kind: Some(kind), called: head };
+        let rest = ToolCall { index: place, id: None, kind: None, called: rest };
         for call in [head, rest] {
             self.delta(index, Delta { tool_calls: Some([call]), ..Delta::default() }, out);
         }
@@ -161,7 +181,7 @@ impl Chunks {
 
     /// Whatever of the item did not come as deltas.
     fn item(&mut self, index: usize, item: &Item, out: &mut Frames) {
-        if item.kind() == "function_call" {
+        if is_call(item) {
             self.call(index, item, out);
             return;
         }
@@ -216,23 +236,33 @@ impl Encode for Chunks {
                 for call in calls(&outcome.output) {
                     self.call(index, call, out);
                 }
+                // Their places count from the beginning of the whole content.
+                let cited = annotations(&outcome.output);
+                if !cited.is_empty() {
+                    self.delta(index, Delta { annotations: Some(&cited), ..Delta::default() }, out);
+                }
                 let reason = finish_reason(&outcome, self.deprecated_functions);
                 let delta = Delta::default();
                 let choice = Choice { index, delta, logprobs: None, finish_reason: Some(reason) };
-                self.write(Some(&choice), None, out);
+                self.open = self.open.saturating_sub(1);
+                self.write(Some(&choice), None, self.open == 0 && !self.include_usage, out);
             }
             Err(error) => {
                 self.failed = true;
                 let error = translate(error);
                 self.call.note_error(&error);
-                out.event(None, &error.body());
+                out.event(None, &error.body().with_trace(self.call.envelope().as_ref()));
             }
         }
     }
 
+    fn is_over(&self) -> bool {
+        self.failed
+    }
+
     fn end(&mut self, out: &mut Frames) {
         if self.include_usage && !self.failed {
-            self.write(None, self.totals.get(), out);
+            self.write(None, self.totals.get(), true, out);
         }
         out.done();
     }
@@ -274,6 +304,9 @@ struct Chunk<'a> {
     /// With `include_usage` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<UsageOrNull>,
+    /// Ours, on the last chunk, only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<Envelope>,
 }
 
 /// Null on all chunks but the last.
@@ -299,6 +332,9 @@ struct Delta<'a> {
     reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<&'a str>,
+    /// All of the answer's, once its text is whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<&'a [Value]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_calls: Option<[ToolCall<'a>; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,7 +349,25 @@ struct ToolCall<'a> {
     id: Option<&'a str>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
-    function: Function<'a>,
+    #[serde(flatten)]
+    called: Called<'a>,
+}
+
+/// One of the two.
+#[derive(Serialize)]
+struct Called<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<Function<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom: Option<Custom<'a>>,
+}
+
+/// Streamed as functions are; the specification's chunks have none.
+#[derive(Serialize)]
+struct Custom<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    input: &'a str,
 }
 
 #[derive(Serialize)]

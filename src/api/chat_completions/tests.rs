@@ -16,7 +16,7 @@ pub(super) static PLAIN: LazyLock<Value> =
 pub(super) fn plan(body: Value) -> Plan {
     let Value::Object(body) = body else { panic!("not an object") };
     let decoded = decode::decode(body, crate::config::RequestsConfig::default()).unwrap();
-    Plan::new(Call::for_tests(), Vec::new(), decoded.settings, decoded.n)
+    Plan::new(Call::for_tests(), Vec::new(), decoded.settings, decoded.n, &mut Ignored::default())
 }
 
 #[test]

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::Plan;
 use super::decode::Settings;
 use super::usage::{CompletionUsage, Totals};
+use crate::api::observe::Envelope;
 use crate::model::{IncompleteReason, Item, Outcome};
 
 /// Between two messages, or two parts of a reasoning summary, of one answer.
@@ -23,6 +24,9 @@ pub(super) struct Completion<'a> {
     usage: Option<CompletionUsage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service_tier: Option<&'static str>,
+    /// Ours, only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<Envelope>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,9 +56,22 @@ struct Message {
 #[derive(Debug, Serialize)]
 struct ToolCall {
     id: String,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    function: Function,
+    #[serde(flatten)]
+    call: Called,
+}
+
+/// What was called, under the name of its type.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Called {
+    Function { function: Function },
+    Custom { custom: Custom },
+}
+
+#[derive(Debug, Serialize)]
+struct Custom {
+    name: String,
+    input: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,7 +100,8 @@ impl<'a> Completion<'a> {
             model: outcomes.first().map_or("", |outcome| &outcome.model),
             choices: outcomes.iter().enumerate().map(choice).collect(),
             usage: totals.get(),
-            service_tier: plan.settings.shown_tier,
+            service_tier: plan.settings.tier.shown,
+            bridge: plan.call.envelope(),
         }
     }
 }
@@ -97,7 +115,7 @@ impl Message {
         let empty = refusal.is_none() && calls.is_empty();
         let reasoning = || join(output.iter().map(summary));
         let (tool_calls, function_call) = if settings.deprecated_functions {
-            (Vec::new(), calls.into_iter().next().map(|call| call.function))
+            (Vec::new(), calls.into_iter().next().and_then(ToolCall::into_function))
         } else {
             (calls, None)
         };
@@ -116,14 +134,32 @@ impl Message {
 impl ToolCall {
     fn new(item: &Item) -> Self {
         let said = |field| item.str(field).unwrap_or_default().to_owned();
-        let function = Function { name: said("name"), arguments: said("arguments") };
-        Self { id: said("call_id"), kind: "function", function }
+        let name = said("name");
+        let call = if item.kind() == "custom_tool_call" {
+            Called::Custom { custom: Custom { name, input: said("input") } }
+        } else {
+            Called::Function { function: Function { name, arguments: said("arguments") } }
+        };
+        Self { id: said("call_id"), call }
+    }
+
+    /// As the deprecated form has it, which knows functions only.
+    fn into_function(self) -> Option<Function> {
+        match self.call {
+            Called::Function { function } => Some(function),
+            Called::Custom { .. } => None,
+        }
     }
 }
 
 /// The answer's calls, in order.
 pub(super) fn calls(output: &[Item]) -> impl Iterator<Item = &Item> {
-    output.iter().filter(|item| item.kind() == "function_call")
+    output.iter().filter(|item| is_call(item))
+}
+
+/// Whether the item calls a tool of the client's.
+pub(super) fn is_call(item: &Item) -> bool {
+    matches!(item.kind(), "function_call" | "custom_tool_call")
 }
 
 /// Why a choice ends.
@@ -138,7 +174,7 @@ pub(super) fn finish_reason(outcome: &Outcome, deprecated_functions: bool) -> &'
 }
 
 /// What the text cites, by its place in the joined content.
-fn annotations(output: &[Item]) -> Vec<Value> {
+pub(super) fn annotations(output: &[Item]) -> Vec<Value> {
     let mut before = 0;
     let mut found = Vec::new();
     for item in output {

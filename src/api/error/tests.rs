@@ -1,8 +1,10 @@
+use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
+use super::table::{Param, Row};
 use super::*;
 use crate::bridge::BridgeError;
 
@@ -54,7 +56,12 @@ async fn every_failure_of_the_engine_has_its_status_and_code() {
             "rate_limit_exceeded",
             "rate_limit_exceeded",
         ),
-        (BridgeError::Overloaded { message: text() }, 503, "server_overloaded", "server_error"),
+        (
+            BridgeError::Overloaded { message: text(), retry_after: None },
+            503,
+            "server_overloaded",
+            "server_error",
+        ),
         (BridgeError::Unavailable { reason: text() }, 503, "app_server_unavailable", "server_error"),
         (BridgeError::Draining, 503, "shutting_down", "server_error"),
         (BridgeError::Interrupted, 503, "interrupted", "server_error"),
@@ -104,19 +111,63 @@ async fn a_used_up_window_says_when_and_that_a_retry_is_no_use() {
     let resets_at = Some(SystemTime::now() + Duration::from_secs(3600));
     let error = ApiError::from(BridgeError::UsageLimit { message: "Used up.".into(), resets_at });
     let headers = error.into_response().headers().clone();
+    assert_eq!(headers["x-should-retry"], "false");
     let wait: u64 = headers[RETRY_AFTER].to_str().unwrap().parse().unwrap();
     assert!((3590..=3600).contains(&wait), "{wait}");
-    assert_eq!(headers["x-should-retry"], "false");
 
     let past = Some(SystemTime::UNIX_EPOCH);
     let error = BridgeError::UsageLimit { message: "Used up.".into(), resets_at: past };
     assert_eq!(answered(error).await.1.as_deref(), Some("1"));
 }
 
+#[tokio::test]
+async fn what_is_not_known_is_filled_in_from_the_table() {
+    let limited = BridgeError::RateLimited { message: "No.".into(), retry_after: None };
+    assert_eq!(answered(limited).await.1.as_deref(), Some("5"));
+    let used_up = BridgeError::UsageLimit { message: "No.".into(), resets_at: None };
+    assert_eq!(answered(used_up).await.1, None);
+}
+
+/// The backend's own codes are passed on, also where they look like ours.
+#[test]
+fn a_code_of_the_backends_is_still_the_requests_fault() {
+    let code = Some("rate_limit_exceeded".to_owned());
+    let error = ApiError::from(BridgeError::InvalidRequest { message: "No.".into(), param: None, code });
+    let response = error.into_response();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-should-retry"]),
+        (400, &"false".parse().unwrap())
+    );
+}
+
+#[test]
+fn each_row_is_sound() {
+    for (at, row) in table::ROWS.iter().enumerate() {
+        let Row { code, status, kind, retry, .. } = *row;
+        assert!(table::ROWS[..at].iter().all(|other| other.code != code), "{code} is there twice");
+        let expected: &[&str] = match status {
+            429 => &["rate_limit_error"],
+            401 => &["invalid_request_error", "authentication_error"],
+            400..500 => &["invalid_request_error"],
+            _ => &["server_error"],
+        };
+        assert!(expected.contains(&kind), "{code}: {kind}");
+        // What is the caller's fault is so at every attempt.
+        assert!(!retry || matches!(status, 408 | 429 | 500..), "{code}");
+        let error = ApiError::new(code, "No.");
+        assert_eq!((error.status.as_u16(), error.kind), (status, kind), "{code}");
+        let response = error.into_response();
+        assert_eq!(response.headers()["x-should-retry"], retry.to_string(), "{code}");
+        let wait = response.headers().get(RETRY_AFTER).map(|wait| wait.to_str().unwrap().to_owned());
+        let otherwise = row.retry_after.and_then(|wait| wait.otherwise);
+        assert_eq!(wait, otherwise.map(|seconds| seconds.to_string()), "{code}");
+    }
+}
+
 /// The codes between the quotes that follow each `before` of the source.
 fn codes_after<'a>(source: &'a str, before: &str) -> Vec<&'a str> {
     let rests = source.split(before).skip(1);
-    let codes = rests.filter_map(|rest| rest.split('"').next());
+    let codes = rests.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
     codes
         .filter(|code| !code.is_empty() && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
         .collect()
@@ -127,7 +178,10 @@ fn source(folder: &std::path::Path, all: &mut String) {
         let path = entry.unwrap().path();
         if path.is_dir() && !path.ends_with("tests") {
             source(&path, all);
-        } else if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with("tests.rs") {
+        } else if path.extension().is_some_and(|kind| kind == "rs")
+            && !path.ends_with("tests.rs")
+            && !path.ends_with("error/table.rs")
+        {
             let text = std::fs::read_to_string(&path).unwrap();
             all.push_str(text.split("#[cfg(test)]\nmod tests {").next().unwrap());
         }
@@ -136,26 +190,63 @@ fn source(folder: &std::path::Path, all: &mut String) {
 
 /// Codes that are made elsewhere than in a constructor's call are looked for as they stand.
 #[test]
-fn the_readme_lists_every_code_and_no_other() {
+fn the_table_has_every_code_that_is_given_and_no_other() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut text = String::new();
     for layer in ["src/api", "src/bridge"] {
         source(&root.join(layer), &mut text);
     }
-    let readme = include_str!("../../../README.md");
-    let (_, section) = readme.split_once("\n## Errors\n").unwrap();
-    let rows = section.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| "));
-    let cells: Vec<&str> = rows.skip(2).filter_map(|row| row.split('|').nth(2)).collect();
-    let listed: Vec<&str> = cells.iter().flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
-    assert!(listed.len() > 30, "{listed:?}");
     let mut given: Vec<&str> = Vec::new();
-    for before in ["with_code(\"", "code: \"", "code: Some(\"", "StatusCode::BAD_GATEWAY, \""] {
+    for before in ["with_code(", "ApiError::new(", "Self::new(", "code: ", "code: Some("] {
         given.extend(codes_after(&text, before));
     }
+    assert!(given.len() > 30, "{given:?}");
     for code in given {
-        assert!(listed.contains(&code), "{code} is not in the README's table");
+        assert!(table::find(code).is_some(), "{code} is not in the table");
     }
-    for code in listed {
-        assert!(text.contains(&format!("\"{code}\"")), "nothing gives {code}");
+    for row in table::ROWS {
+        assert!(text.contains(&format!("\"{}\"", row.code)), "nothing gives {}", row.code);
+    }
+}
+
+fn markdown() -> String {
+    let mut table = String::from(
+        "| status | `type` | `code` | `param` | `Retry-After`, seconds | again | when |\n\
+         | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
+    for row in table::ROWS {
+        let Row { code, status, kind, when, .. } = *row;
+        let code = if code.is_empty() { "null".into() } else { format!("`{code}`") };
+        let param = match row.param {
+            Param::Null => "",
+            Param::Field => "the field",
+            Param::Is(field) => &format!("`{field}`"),
+        };
+        let wait = row.retry_after.map_or("", |wait| wait.how);
+        let again = if row.retry { "yes" } else { "no" };
+        let _ = writeln!(table, "| {status} | `{kind}` | {code} | {param} | {wait} | {again} | {when} |");
+    }
+    table
+}
+
+/// What each failure of the app-server's comes to.
+fn causes() -> String {
+    let mut table = String::from("| the app-server's word | code |\n| --- | --- |\n");
+    for (word, failure) in crate::bridge::failure_meanings() {
+        let error = ApiError::from(failure);
+        let code = error.code.map_or("null".into(), |code| format!("`{code}`"));
+        let _ = writeln!(table, "| {word} | {} {code} |", error.status.as_u16());
+    }
+    table
+}
+
+#[test]
+fn the_readme_tables_are_these() {
+    let readme = include_str!("../../../README.md");
+    for (name, table) in [("errors", markdown()), ("causes", causes())] {
+        let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
+        let shown =
+            readme.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end)).map(|(shown, _)| shown);
+        assert!(shown == Some(&*table), "README.md:\n{begin}{table}{end}");
     }
 }

@@ -64,6 +64,36 @@ fn mistakes_are_refused_in_every_field() {
 }
 
 #[test]
+fn mistakes_within_a_field_are_refused_by_their_place() {
+    let said = json!({"type": "content", "content": [{"type": "text", "text": "x"}]});
+    let mut ignored = Ignored::default();
+    for (name, value) in [("prediction", said), ("logit_bias", json!({"1": -100, "2": 100}))] {
+        apply(CHAT, name, &value, &mut ignored).unwrap();
+    }
+    assert_eq!(ignored.names(), ["prediction", "logit_bias"]);
+    for (name, value, param, code) in [
+        ("logit_bias", json!({"1": 0, "2": 101}), "logit_bias.2", "integer_above_max_value"),
+        ("logit_bias", json!({"1": -101}), "logit_bias.1", "integer_below_min_value"),
+        ("logit_bias", json!({"1": "x"}), "logit_bias.1", "invalid_type"),
+        ("logit_bias", json!([1]), "logit_bias", "invalid_type"),
+        ("prompt_cache_retention", json!("a week"), "prompt_cache_retention", "invalid_value"),
+        ("prediction", json!("x"), "prediction", "invalid_type"),
+        ("prediction", json!({"content": "x"}), "prediction.type", "missing_required_parameter"),
+        ("prediction", json!({"type": "text", "content": "x"}), "prediction.type", "invalid_value"),
+        ("prediction", json!({"type": "content", "content": 1}), "prediction.content", "invalid_type"),
+        (
+            "prediction",
+            json!({"type": "content", "content": [{"type": "image_url"}]}),
+            "prediction.content[0].type",
+            "invalid_value",
+        ),
+    ] {
+        let error = apply(CHAT, name, &value, &mut ignored).unwrap_err();
+        assert_eq!((error.param.as_deref(), error.code.as_deref()), (Some(param), Some(code)), "{value}");
+    }
+}
+
+#[test]
 fn what_would_change_the_answer_is_refused() {
     for (name, value) in [
         ("logprobs", json!(true)),

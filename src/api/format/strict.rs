@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 /// The first thing that strict mode refuses, and where.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Offence {
+pub(crate) struct Offence {
     /// From the root, outermost first.
     path: Vec<String>,
     what: String,
@@ -51,7 +51,7 @@ const MAX_DEPTH: usize = 10;
 const MAX_ENUM_VALUES: usize = 1000;
 
 /// Walks the schema in its own order.
-pub(super) fn first_offence(schema: &Value) -> Option<Offence> {
+pub(crate) fn first_offence(schema: &Value) -> Option<Offence> {
     let mut walk = Walk { root: schema, path: Vec::new(), properties: 0, enum_values: 0 };
     if let Some(root) = schema.as_object() {
         if root.contains_key("anyOf") {

@@ -41,7 +41,7 @@ fn strictness_decides_who_holds_the_answer_to_its_schema() {
         let format = flat(&json!({ "schema": schema, "strict": strict })).unwrap();
         assert_eq!(format.output_schema.is_some(), enforced, "{schema} {strict}");
         assert_eq!(format.rule.is_none(), enforced);
-        assert_eq!(format.echo["strict"], enforced);
+        assert_eq!(format.echo["strict"], strict == json!(true));
         assert_eq!(format.echo["schema"], schema);
     }
     let error = flat(&json!({ "schema": loose, "strict": true })).unwrap_err();
@@ -90,6 +90,20 @@ fn calls_and_refusals_have_no_form() {
     assert_eq!(rule.complaint(&[call]), None);
     let refusal = Item::message("assistant", vec![json!({ "type": "refusal", "refusal": "no" })]);
     assert_eq!(rule.complaint(&[refusal]), None);
-    let search = Item::from_value(json!({ "type": "web_search_call" })).unwrap();
-    assert!(rule.complaint(&[search]).is_some());
+    for kind in ["web_search_call", "image_generation_call"] {
+        let own = Item::from_value(json!({ "type": kind })).unwrap();
+        assert!(rule.complaint(&[own]).is_some(), "{kind}");
+    }
+}
+
+#[test]
+fn what_is_said_on_the_way_is_no_answer() {
+    let rule = read(&json!({ "type": "json_object" }), Nesting::Flat).unwrap().rule.unwrap();
+    let commentary = json!({ "type": "message", "role": "assistant", "phase": "commentary",
+                             "content": [{ "type": "output_text", "text": "let me see" }] });
+    let commentary = Item::from_value(commentary).unwrap();
+    assert_eq!(rule.complaint(&[vec![commentary.clone()], answer("{}")].concat()), None);
+    assert!(rule.complaint(&[commentary]).is_some());
+    let twice = [answer("{}"), answer("{}")].concat();
+    assert_eq!(rule.complaint(&twice).unwrap(), "It has 2 messages; one was asked for.");
 }

@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageFormat};
 
 use super::*;
 
-pub(crate) fn fetcher(config: ImagesConfig) -> ImageFetcher {
+fn fetcher(config: &ImagesConfig) -> ImageFetcher {
     ImageFetcher::new(config, Tasks::new()).unwrap()
 }
 
@@ -68,7 +68,7 @@ async fn endless() -> impl IntoResponse {
 
 #[tokio::test]
 async fn what_is_an_image_passes_as_it_is() {
-    let fetcher = fetcher(ImagesConfig::default());
+    let fetcher = fetcher(&ImagesConfig::default());
     for (kind, format) in [
         ("image/png", ImageFormat::Png),
         ("image/jpeg", ImageFormat::Jpeg),
@@ -82,7 +82,7 @@ async fn what_is_an_image_passes_as_it_is() {
 
 #[tokio::test]
 async fn loose_urls_are_tidied() {
-    let fetcher = fetcher(ImagesConfig::default());
+    let fetcher = fetcher(&ImagesConfig::default());
     let png = picture(ImageFormat::Png);
     let tidy = data("image/png", &png);
     let encoded = STANDARD.encode(&png);
@@ -100,7 +100,7 @@ async fn loose_urls_are_tidied() {
 
 #[tokio::test]
 async fn what_is_no_image_is_refused_by_name() {
-    let fetcher = fetcher(ImagesConfig::default());
+    let fetcher = fetcher(&ImagesConfig::default());
     let mut cut = picture(ImageFormat::Png);
     cut.truncate(cut.len() / 2);
     assert_eq!(code(&fetcher, &data("image/png", &cut)).await, "image_parse_error");
@@ -116,18 +116,21 @@ async fn what_is_no_image_is_refused_by_name() {
 
 #[tokio::test]
 async fn images_have_a_size_limit_inline_and_unpacked() {
-    let small = fetcher(ImagesConfig { max_bytes: 40, ..ImagesConfig::default() });
+    let small = fetcher(&ImagesConfig { max_bytes: 40, ..ImagesConfig::default() });
     let png = data("image/png", &picture(ImageFormat::Png));
     assert_eq!(code(&small, &png).await, "image_file_too_large");
     // A few bytes that unpack to 20,001 pixels a side: only the head is there, and it is enough.
     let mut bomb = picture(ImageFormat::Gif);
     bomb[6..10].copy_from_slice(&[0x21, 0x4e, 0x21, 0x4e]);
-    assert_eq!(code(&fetcher(ImagesConfig::default()), &data("image/gif", &bomb)).await, "image_parse_error");
+    assert_eq!(
+        code(&fetcher(&ImagesConfig::default()), &data("image/gif", &bomb)).await,
+        "image_parse_error"
+    );
 }
 
 #[tokio::test]
 async fn images_are_fetched_and_inlined_in_order() {
-    let (fetcher, server) = (fetcher(local()), serve().await);
+    let (fetcher, server) = (fetcher(&local()), serve().await);
     let paths = ["/png", "/octets", "/once"];
     let source = |path: &&str| ImageSource { param: "input".into(), url: format!("{server}{path}") };
     let urls = fetcher.inline(paths.iter().map(source).collect()).await.unwrap();
@@ -137,7 +140,7 @@ async fn images_are_fetched_and_inlined_in_order() {
 
 #[tokio::test]
 async fn fetches_fail_by_name_and_without_the_address() {
-    let (fetcher, server) = (fetcher(ImagesConfig { max_bytes: 10_000, ..local() }), serve().await);
+    let (fetcher, server) = (fetcher(&ImagesConfig { max_bytes: 10_000, ..local() }), serve().await);
     for (path, expected) in [
         ("/page", "unsupported_image_media_type"),
         ("/liar", "unsupported_image_media_type"),
@@ -161,13 +164,34 @@ async fn fetches_fail_by_name_and_without_the_address() {
 #[tokio::test]
 async fn a_server_that_says_nothing_is_given_up() {
     let limit = Duration::from_millis(50);
-    let (fetcher, server) = (fetcher(ImagesConfig { timeout: limit, ..local() }), serve().await);
+    let (fetcher, server) = (fetcher(&ImagesConfig { timeout: limit, ..local() }), serve().await);
     assert_eq!(code(&fetcher, &format!("{server}/stuck")).await, "failed_to_download_image");
 }
 
 #[tokio::test]
+async fn inline_images_are_never_behind_slow_fetches() {
+    let (fetcher, server) = (fetcher(&local()), serve().await);
+    let stuck = (0..20).map(|_| inline_owned(&fetcher, format!("{server}/stuck")));
+    let stuck = futures_util::future::join_all(stuck);
+    let png = data("image/png", &picture(ImageFormat::Png));
+    tokio::select! {
+        biased;
+        _ = stuck => panic!("nothing answers"),
+        inlined = async {
+            // More than can be fetched at once are under way by now.
+            tokio::task::yield_now().await;
+            inline(&fetcher, &png).await
+        } => assert_eq!(inlined.unwrap(), png),
+    }
+}
+
+async fn inline_owned(fetcher: &ImageFetcher, url: String) -> Result<String, ApiError> {
+    inline(fetcher, &url).await
+}
+
+#[tokio::test]
 async fn private_addresses_are_refused_by_default() {
-    let (fetcher, server) = (fetcher(ImagesConfig::default()), serve().await);
+    let (fetcher, server) = (fetcher(&ImagesConfig::default()), serve().await);
     let port = server.rsplit(':').next().unwrap();
     assert_eq!(code(&fetcher, &format!("{server}/png")).await, "invalid_image_url");
     for host in ["127.0.0.1", "localhost", "[::1]", "169.254.169.254"] {
@@ -178,7 +202,7 @@ async fn private_addresses_are_refused_by_default() {
 
 #[tokio::test]
 async fn fetching_can_be_switched_off() {
-    let fetcher = fetcher(ImagesConfig { fetch: false, ..local() });
+    let fetcher = fetcher(&ImagesConfig { fetch: false, ..local() });
     let error = inline(&fetcher, "https://example.com/x.png").await.unwrap_err();
     assert_eq!(error.message, Fault::FetchOff.to_string());
     let url = data("image/png", &picture(ImageFormat::Png));
@@ -189,7 +213,8 @@ async fn fetching_can_be_switched_off() {
 async fn all_images_of_a_request_have_one_limit() {
     let png = data("image/png", &picture(ImageFormat::Png));
     let source = |n| ImageSource { param: format!("input[{n}]"), url: png.clone() };
-    let two = ImageFetcher::with_total(ImagesConfig::default(), Tasks::new(), png.len() * 2 / 4 * 3).unwrap();
+    let two =
+        ImageFetcher::with_total(&ImagesConfig::default(), Tasks::new(), png.len() * 2 / 4 * 3).unwrap();
     assert_eq!(two.inline((0..2).map(source).collect()).await.unwrap().len(), 2);
     let error = two.inline((0..3).map(source).collect()).await.unwrap_err();
     assert_eq!(error.code.as_deref(), Some("image_file_too_large"));

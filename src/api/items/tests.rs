@@ -31,10 +31,18 @@ fn calls_and_outputs_come_in_pairs_of_one_kind() {
     assert_eq!(orphan.unpaired(true), None);
 }
 
+fn media() -> Media {
+    let (config, tasks) = (crate::config::Config::default(), crate::tasks::Tasks::new());
+    Media {
+        images: ImageFetcher::new(&config.images, tasks.clone()).unwrap(),
+        audio: AudioCheck::new(&config.audio, tasks.clone()),
+        files: FileReader::new(&config.files, None, tasks).unwrap(),
+    }
+}
+
 #[tokio::test]
 async fn images_are_put_back_where_they_were() {
     const PIXEL: &str = "data:image/gif;base64,R0lGODlhAQABAIAAAAUEBAAAACwAAAAAAQABAAACAkQBADs=";
-    let fetcher = crate::api::images::tests::fetcher(crate::config::ImagesConfig::default());
     let mut draft = Draft::default();
     draft.message("system", vec![Part::text("system", "look")]);
     let image = Part::image(PIXEL.into(), Some("low"), "input[1].content[1].image_url");
@@ -45,7 +53,7 @@ async fn images_are_put_back_where_they_were() {
         vec![Part::image(PIXEL.into(), None, "input[2].output[0].image_url")],
     );
     assert_eq!(draft.image_params(), ["input[1].content[1].image_url", "input[2].output[0].image_url"]);
-    let items = draft.finish(&fetcher).await.unwrap();
+    let items = draft.finish(&media()).await.unwrap();
     let items: Vec<Value> = items.iter().map(Item::to_value).collect();
     assert_eq!(
         Value::Array(items),

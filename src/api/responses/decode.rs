@@ -11,6 +11,7 @@ use crate::api::format::{Format, Nesting};
 use crate::api::ignored::Ignored;
 use crate::api::items::{Draft, Unpaired};
 use crate::api::read::{self, Fields, not_one_of, wrong_type};
+use crate::api::tier::Tier;
 use crate::api::tools::{Dialect, Tools};
 use crate::config::RequestsConfig;
 use crate::model::{ResponseId, Retention};
@@ -30,9 +31,12 @@ const INCLUDES: &[&str] = &[
     "code_interpreter_call.outputs",
     ENCRYPTED_REASONING,
     LOGPROBS,
+    TRACE,
 ];
 const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
 const LOGPROBS: &str = "message.output_text.logprobs";
+/// Ours.
+const TRACE: &str = "bridge.trace";
 
 /// A request, read and checked; images are still where the client left them.
 #[derive(Debug)]
@@ -46,6 +50,8 @@ pub(crate) struct Decoded {
     pub(crate) tools: Tools,
     pub(crate) retention: Retention,
     pub(crate) stream: bool,
+    /// The trace is asked for.
+    pub(crate) wants_trace: bool,
     /// What the answer repeats; its own copy is the one the turn request is made from.
     pub(crate) echo: Echo,
     pub(crate) ignored: Ignored,
@@ -58,7 +64,7 @@ pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
 
     let model = body.string("model")?.filter(|model| !model.is_empty());
     let previous = body.string("previous_response_id")?.map(ResponseId::new);
-    let input = take_input(&mut body, previous.is_some())?;
+    let input = take_input(&mut body, previous.is_some(), &mut ignored)?;
     let stream = body.boolean("stream")?.unwrap_or(false);
     if let Some(options) = body.object("stream_options")? {
         apply_rest(FIELDS, options, &mut ignored)?;
@@ -67,23 +73,24 @@ pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
     let (format, text) = take_text(&mut body, &mut ignored)?;
     let tools = Tools::read(&mut body, Dialect::Responses, config.unknown_tools, &mut ignored)?;
     let max_output_tokens = read::token_limit(&mut body, "max_output_tokens", LEAST_TOKENS)?;
-    let tier = body.one_of("service_tier", TIERS)?;
+    let tier = Tier::read(&mut body, TIERS, &mut ignored)?;
+    let include = take_include(&mut body)?;
     let echo = Echo {
         instructions: body.string("instructions")?,
         metadata: read::metadata(&mut body)?,
         previous_response_id: previous.as_ref().map(ToString::to_string),
         reasoning: take_reasoning(&mut body, &mut ignored)?,
         text,
-        service_tier: tier.filter(|tier| *tier != "auto").unwrap_or("default"),
+        service_tier: tier.shown.unwrap_or("default"),
         store,
-        encrypted_reasoning: take_include(&mut body)?,
+        encrypted_reasoning: include.encrypted_reasoning,
         max_output_tokens,
         tools: tools.echo.clone(),
         tool_choice: tools.choice_echo.clone(),
         parallel_tool_calls: tools.parallel,
         user: body.peek("user").map(str::to_owned),
         safety_identifier: body.peek("safety_identifier").map(str::to_owned),
-        prompt_cache_key: body.peek("prompt_cache_key").map(str::to_owned),
+        prompt_cache_key: body.string("prompt_cache_key")?,
     };
     apply_rest(FIELDS, body, &mut ignored)?;
     ignored.refuse_if(config.strict_params)?;
@@ -91,20 +98,21 @@ pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
         model,
         input,
         previous,
-        service_tier: tier.filter(|tier| !matches!(*tier, "auto" | "default")).map(str::to_owned),
+        service_tier: tier.sent.map(str::to_owned),
         format,
         tools,
         retention: if store { Retention::Stored } else { Retention::Continuable },
         stream,
+        wants_trace: include.trace,
         echo,
         ignored,
     })
 }
 
-fn take_input(body: &mut Fields, history: bool) -> Result<Draft, ApiError> {
+fn take_input(body: &mut Fields, history: bool, ignored: &mut Ignored) -> Result<Draft, ApiError> {
     let mut draft = Draft::default();
     if let Some(input) = body.take("input") {
-        input::decode(input, &mut draft)?;
+        input::decode(input, &mut draft, ignored)?;
     } else if !history {
         let message = "One of 'input' or 'previous_response_id' must be provided.";
         return Err(ApiError::invalid("input", message).with_code("missing_required_parameter"));
@@ -147,9 +155,15 @@ fn take_text(body: &mut Fields, ignored: &mut Ignored) -> Result<(Format, TextEc
     Ok((format, echo))
 }
 
-/// Whether reasoning items are to carry their encrypted content.
-fn take_include(body: &mut Fields) -> Result<bool, ApiError> {
-    let mut encrypted = false;
+/// What an answer is to have beside its usual fields.
+#[derive(Default)]
+struct Include {
+    encrypted_reasoning: bool,
+    trace: bool,
+}
+
+fn take_include(body: &mut Fields) -> Result<Include, ApiError> {
+    let mut include = Include::default();
     for (index, entry) in body.array("include")?.unwrap_or_default().into_iter().enumerate() {
         let param = format!("include[{index}]");
         match entry.as_str() {
@@ -159,11 +173,14 @@ fn take_include(body: &mut Fields) -> Result<bool, ApiError> {
                 return Err(ApiError::unsupported(param, message));
             }
             // The others are about tools, or about input that nobody reads back: nothing to leave out.
-            Some(known) if INCLUDES.contains(&known) => encrypted |= known == ENCRYPTED_REASONING,
+            Some(known) if INCLUDES.contains(&known) => {
+                include.encrypted_reasoning |= known == ENCRYPTED_REASONING;
+                include.trace |= known == TRACE;
+            }
             Some(_) => return Err(not_one_of(param, INCLUDES)),
         }
     }
-    Ok(encrypted)
+    Ok(include)
 }
 
 #[cfg(test)]

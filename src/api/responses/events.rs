@@ -104,7 +104,8 @@ impl Events {
             Slot::Open(_) => None,
         });
         let output: Vec<OutputItem> = done.collect();
-        let progress = Progress::Failed { code: error.response_code(), message: &error.message };
+        let message = error.named_message();
+        let progress = Progress::Failed { code: error.response_code(), message: &message };
         self.response("response.failed", progress, &output, None, out);
     }
 
@@ -117,7 +118,8 @@ impl Events {
         usage: Option<Usage>,
         out: &mut Frames,
     ) {
-        let response = Box::new(Response::new(&self.head, progress, output, usage));
+        let trace = if matches!(progress, Progress::Running) { None } else { self.call.envelope() };
+        let response = Box::new(Response::new(&self.head, progress, output, usage).with_trace(trace));
         Emit { sequence_number: &mut self.sequence_number, out }.event(kind, Body::Response { response });
     }
 }

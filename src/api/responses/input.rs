@@ -2,7 +2,12 @@
 
 use serde_json::{Map, Value};
 
+use super::fields::FIELDS;
+use crate::api::audio::AudioSource;
 use crate::api::error::ApiError;
+use crate::api::fields;
+use crate::api::files::FileSource;
+use crate::api::ignored::Ignored;
 use crate::api::items::{Draft, Part};
 use crate::api::read::{Fields, missing, not_one_of, wrong_type};
 
@@ -20,15 +25,33 @@ const KINDS: &[&str] = &[
     "web_search_call",
     "image_generation_call",
     "compaction",
+    "item_reference",
 ];
 
+/// What official SDKs and frameworks send back with the items of an answer, and what says nothing to a model:
+/// an agent's loop is no reason for a report.
+const SENT_BACK: &[&str] = &[
+    "id",
+    "status",
+    "caller",
+    "created_by",
+    "annotations",
+    "logprobs",
+    "parsed",
+    "parsed_arguments",
+    "results",
+    "sources",
+];
+/// The same of an image that was made: how it was asked for.
+const OF_AN_IMAGE: &[&str] = &["action", "background", "output_format", "quality", "revised_prompt", "size"];
+
 /// Adds everything in `input` to the draft, one item for each of its own.
-pub(crate) fn decode(input: Value, draft: &mut Draft) -> Result<(), ApiError> {
+pub(crate) fn decode(input: Value, draft: &mut Draft, ignored: &mut Ignored) -> Result<(), ApiError> {
     match input {
         Value::String(text) => draft.message("user", vec![Part::text("user", text)]),
         Value::Array(items) => {
             for (index, item) in items.into_iter().enumerate() {
-                decode_item(Fields::of(format!("input[{index}]"), item)?, draft)?;
+                decode_item(Fields::of(format!("input[{index}]"), item)?, draft, ignored)?;
             }
         }
         other => return Err(wrong_type("input", "a string or an array of items", &other)),
@@ -36,7 +59,7 @@ pub(crate) fn decode(input: Value, draft: &mut Draft) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn decode_item(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> {
+fn decode_item(mut from: Fields, draft: &mut Draft, ignored: &mut Ignored) -> Result<(), ApiError> {
     let kind = match from.string("type")? {
         Some(kind) => kind,
         None if from.has("role") => "message".to_owned(),
@@ -45,35 +68,42 @@ fn decode_item(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> {
         None => return Err(missing(from.param("type"))),
     };
     match kind.as_str() {
-        "message" => message(from, draft),
-        "reasoning" => reasoning(from, draft),
-        "function_call" => call(from, &kind, "arguments", draft),
-        "custom_tool_call" => call(from, &kind, "input", draft),
-        "function_call_output" | "custom_tool_call_output" => call_output(from, &kind, draft),
-        "web_search_call" => web_search_call(from, draft),
-        "image_generation_call" => image_generation_call(from, draft),
-        "compaction" => compaction(from, draft),
-        "item_reference" => Err(ApiError::invalid(
-            from.path(),
-            "Items cannot be given by reference: send the item itself, or `previous_response_id`.",
-        )
-        .with_code("unsupported_value")),
-        _ => Err(not_one_of(from.param("type"), KINDS)),
+        "message" => message(&mut from, draft, ignored)?,
+        "reasoning" => reasoning(&mut from, draft, ignored)?,
+        "function_call" => call(&mut from, &kind, "arguments", draft)?,
+        "custom_tool_call" => call(&mut from, &kind, "input", draft)?,
+        "function_call_output" | "custom_tool_call_output" => call_output(&mut from, &kind, draft, ignored)?,
+        "web_search_call" => web_search_call(&mut from, draft, ignored)?,
+        "image_generation_call" => image_generation_call(&mut from, draft)?,
+        "compaction" => compaction(&mut from, draft)?,
+        "item_reference" => reference(&mut from, draft)?,
+        _ => return Err(not_one_of(from.param("type"), KINDS)),
     }
+    add_rest("input[]", from, ignored);
+    Ok(())
 }
 
-fn message(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> {
+/// Reports what nobody took, but for what is sent back as a matter of course.
+fn add_rest(path: &str, mut from: Fields, ignored: &mut Ignored) {
+    for name in SENT_BACK {
+        from.take(name);
+    }
+    ignored.add_rest(path, from);
+}
+
+fn message(from: &mut Fields, draft: &mut Draft, ignored: &mut Ignored) -> Result<(), ApiError> {
     let Some(role) = from.one_of("role", ROLES)? else { return Err(missing(from.param("role"))) };
     let path = from.param("content");
     let content = match from.required("content")? {
         Value::String(text) => vec![Part::text(role, text)],
         Value::Array(parts) => {
-            let part = |(index, part)| content_part(Fields::of(format!("{path}[{index}]"), part)?, role);
+            let part =
+                |(index, part)| content_part(Fields::of(format!("{path}[{index}]"), part)?, role, ignored);
             parts.into_iter().enumerate().map(part).collect::<Result<_, _>>()?
         }
         other => return Err(wrong_type(path, "a string or an array of content parts", &other)),
     };
-    let mut item = typed("message", &mut from)?;
+    let mut item = typed("message", from)?;
     item.insert("role".into(), if role == "system" { "developer" } else { role }.into());
     if let Some(status) = from.one_of("status", STATUSES)? {
         item.insert("status".into(), status.into());
@@ -85,9 +115,9 @@ fn message(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn content_part(mut from: Fields, role: &str) -> Result<Part, ApiError> {
+fn content_part(mut from: Fields, role: &str, ignored: &mut Ignored) -> Result<Part, ApiError> {
     let kind = from.required_string("type")?;
-    match kind.as_str() {
+    let part = match kind.as_str() {
         // Whose words they are is the role's to say: all three names are used for all roles.
         "input_text" | "output_text" | "text" => {
             let mut part = Part::text(role, from.required_string("text")?);
@@ -98,38 +128,68 @@ fn content_part(mut from: Fields, role: &str) -> Result<Part, ApiError> {
                     }
                 }
             }
-            Ok(part)
+            part
         }
         // The app-server has no refusals: what was said is kept as text.
-        "refusal" if role == "assistant" => Ok(Part::text(role, from.required_string("refusal")?)),
-        "input_image" if role != "assistant" => image(from),
-        "input_file" => Err(unsupported_part(&from, "Files are not supported: send their text.")),
-        "input_audio" => Err(unsupported_part(&from, "Audio input is not supported.")),
-        _ if role == "assistant" => Err(not_one_of(from.param("type"), &["output_text", "refusal"])),
-        _ => Err(not_one_of(from.param("type"), &["input_text", "input_image"])),
+        "refusal" if role == "assistant" => Part::text(role, from.required_string("refusal")?),
+        "input_image" if role != "assistant" => image(&mut from, ignored)?,
+        "input_file" if role != "assistant" => {
+            detail(&mut from, &["auto", "low", "high"], ignored)?;
+            Part::file(FileSource::read(&mut from, true)?)
+        }
+        "input_audio" if role == "user" => {
+            let mut audio = from.object("input_audio")?.ok_or_else(|| missing(from.param("input_audio")))?;
+            let source = AudioSource::read(&mut audio)?;
+            ignored.add_rest("input[].content[].input_audio", audio);
+            Part::audio(source)
+        }
+        _ => return Err(not_one_of(from.param("type"), kinds(role))),
+    };
+    let path = if role == "tool" { "input[].output[]" } else { "input[].content[]" };
+    if let Some(given) = from.take("prompt_cache_breakpoint") {
+        fields::apply(FIELDS, &format!("{path}.prompt_cache_breakpoint"), &given, ignored)?;
+    }
+    add_rest(path, from, ignored);
+    Ok(part)
+}
+
+fn kinds(role: &str) -> &'static [&'static str] {
+    match role {
+        "assistant" => &["output_text", "refusal"],
+        "user" => &["input_text", "input_image", "input_file", "input_audio"],
+        _ => &["input_text", "input_image", "input_file"],
     }
 }
 
-fn image(mut from: Fields) -> Result<Part, ApiError> {
+fn image(from: &mut Fields, ignored: &mut Ignored) -> Result<Part, ApiError> {
     if from.has("file_id") {
         let message = "Images by file id are not supported: send a `data:` or `https:` address.";
         return Err(ApiError::invalid(from.param("file_id"), message).with_code("unsupported_value"));
     }
-    let detail = from.one_of("detail", DETAILS)?;
+    let detail = detail(from, DETAILS, ignored)?;
     let param = from.param("image_url");
     Ok(Part::image(from.required_string("image_url")?, detail, param))
 }
 
-fn unsupported_part(part: &Fields, message: &str) -> ApiError {
-    ApiError::invalid(part.path(), message).with_code("unsupported_value")
+/// The app-server sets an image's detail itself, and files are their text.
+fn detail(
+    from: &mut Fields,
+    allowed: &'static [&'static str],
+    ignored: &mut Ignored,
+) -> Result<Option<&'static str>, ApiError> {
+    let detail = from.one_of("detail", allowed)?;
+    if let Some(detail) = detail {
+        fields::apply(FIELDS, "input[].content[].detail", &detail.into(), ignored)?;
+    }
+    Ok(detail)
 }
 
-fn reasoning(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> {
-    let mut item = typed("reasoning", &mut from)?;
-    let summary = from.array("summary")?.unwrap_or_default();
-    item.insert("summary".into(), texts(summary, "summary_text", &from.param("summary"))?);
-    if let Some(content) = from.array("content")? {
-        item.insert("content".into(), texts(content, "reasoning_text", &from.param("content"))?);
+fn reasoning(from: &mut Fields, draft: &mut Draft, ignored: &mut Ignored) -> Result<(), ApiError> {
+    let mut item = typed("reasoning", from)?;
+    let summary = texts(from, "summary", "summary_text", ignored)?;
+    item.insert("summary".into(), summary.unwrap_or_default().into());
+    if let Some(content) = texts(from, "content", "reasoning_text", ignored)? {
+        item.insert("content".into(), content.into());
     }
     let encrypted = from.string("encrypted_content")?;
     item.insert("encrypted_content".into(), encrypted.map_or(Value::Null, Value::String));
@@ -137,8 +197,15 @@ fn reasoning(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Parts of one type, written `{"type": kind, "text": …}`.
-fn texts(parts: Vec<Value>, kind: &'static str, path: &str) -> Result<Value, ApiError> {
+/// The parts of a field that are of one type, written `{"type": kind, "text": …}`.
+fn texts(
+    from: &mut Fields,
+    name: &str,
+    kind: &'static str,
+    ignored: &mut Ignored,
+) -> Result<Option<Vec<Value>>, ApiError> {
+    let path = from.param(name);
+    let Some(parts) = from.array(name)? else { return Ok(None) };
     let part = |(index, part)| {
         let mut from = Fields::of(format!("{path}[{index}]"), part)?;
         let named = from.string("type")?;
@@ -148,14 +215,15 @@ fn texts(parts: Vec<Value>, kind: &'static str, path: &str) -> Result<Value, Api
         let mut fields = Map::new();
         fields.insert("type".into(), kind.into());
         fields.insert("text".into(), from.required_string("text")?.into());
+        add_rest(&format!("input[].{name}[]"), from, ignored);
         Ok(Value::Object(fields))
     };
-    parts.into_iter().enumerate().map(part).collect::<Result<Vec<_>, _>>().map(Value::Array)
+    parts.into_iter().enumerate().map(part).collect::<Result<_, _>>().map(Some)
 }
 
-fn call(mut from: Fields, kind: &str, payload: &str, draft: &mut Draft) -> Result<(), ApiError> {
-    let mut item = typed(kind, &mut from)?;
-    item.insert("call_id".into(), call_id(&mut from)?.into());
+fn call(from: &mut Fields, kind: &str, payload: &str, draft: &mut Draft) -> Result<(), ApiError> {
+    let mut item = typed(kind, from)?;
+    item.insert("call_id".into(), call_id(from)?.into());
     item.insert("name".into(), from.required_string("name")?.into());
     if let Some(namespace) = from.string("namespace")? {
         item.insert("namespace".into(), namespace.into());
@@ -168,9 +236,18 @@ fn call(mut from: Fields, kind: &str, payload: &str, draft: &mut Draft) -> Resul
     Ok(())
 }
 
-fn call_output(mut from: Fields, kind: &str, draft: &mut Draft) -> Result<(), ApiError> {
-    let mut item = typed(kind, &mut from)?;
-    item.insert("call_id".into(), call_id(&mut from)?.into());
+fn call_output(
+    from: &mut Fields,
+    kind: &str,
+    draft: &mut Draft,
+    ignored: &mut Ignored,
+) -> Result<(), ApiError> {
+    let mut item = typed(kind, from)?;
+    item.insert("call_id".into(), call_id(from)?.into());
+    // Which tool it was, the call says.
+    for name in ["name", "namespace"] {
+        from.take(name);
+    }
     let path = from.param("output");
     match from.required("output")? {
         Value::String(text) => {
@@ -179,7 +256,8 @@ fn call_output(mut from: Fields, kind: &str, draft: &mut Draft) -> Result<(), Ap
         }
         Value::Array(parts) => {
             // A tool's output is input to the model, whoever wrote it.
-            let part = |(index, part)| content_part(Fields::of(format!("{path}[{index}]"), part)?, "tool");
+            let part =
+                |(index, part)| content_part(Fields::of(format!("{path}[{index}]"), part)?, "tool", ignored);
             let parts = parts.into_iter().enumerate().map(part).collect::<Result<_, _>>()?;
             draft.item_with(item, "output", parts);
         }
@@ -197,8 +275,8 @@ fn call_id(from: &mut Fields) -> Result<String, ApiError> {
     Ok(call_id)
 }
 
-fn web_search_call(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> {
-    let mut item = typed("web_search_call", &mut from)?;
+fn web_search_call(from: &mut Fields, draft: &mut Draft, ignored: &mut Ignored) -> Result<(), ApiError> {
+    let mut item = typed("web_search_call", from)?;
     if let Some(status) = from.one_of("status", &["in_progress", "searching", "completed", "failed"])? {
         item.insert("status".into(), status.into());
     }
@@ -222,14 +300,18 @@ fn web_search_call(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> 
                 fields.insert((*name).into(), value);
             }
         }
+        add_rest("input[].action", action, ignored);
         item.insert("action".into(), fields.into());
     }
     draft.item(item);
     Ok(())
 }
 
-fn image_generation_call(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> {
-    let mut item = typed("image_generation_call", &mut from)?;
+fn image_generation_call(from: &mut Fields, draft: &mut Draft) -> Result<(), ApiError> {
+    let mut item = typed("image_generation_call", from)?;
+    for name in OF_AN_IMAGE {
+        from.take(name);
+    }
     let status = from.string("status")?.unwrap_or_else(|| "completed".into());
     item.insert("status".into(), status.into());
     item.insert("result".into(), from.required_string("result")?.into());
@@ -237,9 +319,18 @@ fn image_generation_call(mut from: Fields, draft: &mut Draft) -> Result<(), ApiE
     Ok(())
 }
 
-fn compaction(mut from: Fields, draft: &mut Draft) -> Result<(), ApiError> {
-    let mut item = typed("compaction", &mut from)?;
+fn compaction(from: &mut Fields, draft: &mut Draft) -> Result<(), ApiError> {
+    let mut item = typed("compaction", from)?;
     item.insert("encrypted_content".into(), from.required_string("encrypted_content")?.into());
+    draft.item(item);
+    Ok(())
+}
+
+/// The bridge knows the item, if it was part of an answer.
+fn reference(from: &mut Fields, draft: &mut Draft) -> Result<(), ApiError> {
+    let mut item = Map::new();
+    item.insert("type".into(), "item_reference".into());
+    item.insert("id".into(), from.required_string("id")?.into());
     draft.item(item);
     Ok(())
 }

@@ -10,8 +10,8 @@ async fn ask(body: Value) -> Answer {
 async fn a_mistake_is_a_400_that_names_its_place() {
     let answer = ask(json!({ "input": [{ "role": "user", "content": [{ "type": "input_file" }] }] })).await;
     assert_eq!(answer.status, 400);
-    assert_eq!(answer.code(), "unsupported_value");
-    assert_eq!(answer.json()["error"]["param"], "input[0].content[0]");
+    assert_eq!(answer.code(), "missing_required_parameter");
+    assert_eq!(answer.json()["error"]["param"], "input[0].content[0].file_data");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::api::observe::Envelope;
 use crate::model::{IncompleteReason, Usage};
 
 /// An output item, in official fields only.
@@ -117,6 +118,9 @@ pub(crate) struct Response<'a> {
     usage: Option<ResponseUsage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
+    /// Ours, only where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<Envelope>,
 }
 
 #[derive(Debug, Serialize)]
@@ -205,7 +209,15 @@ impl<'a> Response<'a> {
             truncation: "disabled",
             usage: usage.map(ResponseUsage::from),
             user: echo.user.as_deref(),
+            bridge: None,
         }
+    }
+
+    /// The same response with its call's trace.
+    #[must_use]
+    pub(crate) fn with_trace(mut self, trace: Option<Envelope>) -> Self {
+        self.bridge = trace;
+        self
     }
 }
 

@@ -8,7 +8,9 @@ use http::Request;
 use serde_json::json;
 
 use crate::api::observe;
-use crate::api::testing::{Answer, KEY, config, get, post, routes, send};
+use crate::api::testing::{Answer, KEY, config, get, post, refusing, routes, send};
+use crate::api::{Edge, router};
+use crate::tasks::Tasks;
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -222,6 +224,24 @@ async fn a_large_body_is_413_announced_or_not() {
     let fits = format!("{:100}", chat());
     assert_eq!(fits.len(), 100);
     assert_eq!(send(routes(&config), post(CHAT, fits)).await.code(), "shutting_down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_without_room_waits_and_is_then_503() {
+    let edge = Edge::new(refusing(), &config(), &Tasks::new()).unwrap();
+    let taken = edge.intake.take(usize::MAX).await;
+    let stream = || stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{}"))]);
+    for request in [post(CHAT, chat()), post(CHAT, Body::from_stream(stream()))] {
+        let answer = send(router(edge.clone()), request).await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "server_overloaded"));
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    drop(taken);
+    for _ in 0..3 {
+        assert_eq!(send(router(edge.clone()), post(CHAT, chat())).await.code(), "shutting_down");
+    }
+    let all = tokio::time::timeout(Duration::from_secs(1), edge.intake.take(usize::MAX)).await;
+    assert!(all.is_ok(), "a call that has ended keeps no room");
 }
 
 #[tokio::test(start_paused = true)]

@@ -239,6 +239,38 @@ async fn what_is_not_http_is_answered_with_400() {
     served.finish().await;
 }
 
+/// What the library refuses before any handler, also after a request that it took.
+#[tokio::test]
+async fn what_is_refused_before_any_handler_has_the_official_error_too() {
+    let server = Served::of(routes(&config())).await;
+    let long = |bytes: usize| "x".repeat(bytes);
+    let requests = [
+        ("GET\u{1}/ HTTP/1.1\r\n\r\n".to_owned(), 400, "invalid_http"),
+        ("GET / HTTP/1.1\r\nbad header\r\n\r\n".to_owned(), 400, "invalid_http"),
+        (format!("GET /{} HTTP/1.1\r\n\r\n", long(70_000)), 414, "uri_too_long"),
+        (format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", long(1_000_000)), 431, "request_header_fields_too_large"),
+    ];
+    for (request, status, code) in requests {
+        for before in ["", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+            let mut client = server.connect().await;
+            client.write_all(before.as_bytes()).await.unwrap();
+            if !before.is_empty() {
+                until(&mut client, "}").await;
+            }
+            // It may close while a long head is still on its way.
+            let _ = client.write_all(request.as_bytes()).await;
+            let answer = rest(&mut client).await;
+            let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+            assert!(head.contains("content-type: application/json"), "{head}");
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!(body["error"]["code"], code, "{body}");
+            assert_eq!(body["error"]["type"], "invalid_request_error", "{body}");
+        }
+    }
+    server.finish().await;
+}
+
 #[tokio::test]
 async fn invalid_utf8_is_answered_with_400_and_the_connection_goes_on() {
     let served = Served::of(routes(&config())).await;

@@ -131,6 +131,37 @@ async fn a_failure_after_the_head_goes_to_the_encoder() {
     assert!(std::str::from_utf8(&body).unwrap().contains("\"ok\":false"));
 }
 
+/// Is over with the first failure.
+#[derive(Default)]
+struct Brittle(bool);
+
+impl Encode for Brittle {
+    fn start(&mut self, _: &mut Frames) {}
+    fn event(&mut self, _: usize, _: TurnEvent, _: &mut Frames) {}
+    fn finish(&mut self, index: usize, result: Result<Outcome, BridgeError>, out: &mut Frames) {
+        self.0 |= result.is_err();
+        out.event(None, &index);
+    }
+    fn is_over(&self) -> bool {
+        self.0
+    }
+    fn end(&mut self, out: &mut Frames) {
+        out.done();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_over_lets_the_other_turns_go() {
+    let turn = Script::of(vec![delta("x"), TurnStep::Finished(Err(BridgeError::Interrupted))]);
+    let (_steps, other) = Script::gated();
+    let dropped = other.dropped.clone();
+    let response = respond(vec![turn, other], Brittle::default(), &StreamConfig::default()).await.unwrap();
+    let mut body = response.into_body();
+    assert_eq!(chunk(&mut body).await.unwrap(), "data: 0\n\ndata: [DONE]\n\n");
+    assert!(dropped.load(Ordering::SeqCst));
+    assert_eq!(chunk(&mut body).await, None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_model_gets_its_head_in_time_and_keep_alives_after() {
     let config = StreamConfig::default();

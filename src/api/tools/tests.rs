@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::model::ToolName;
 
 /// What it read, and the names it ignored.
 fn read_with(body: &Value, dialect: Dialect, unknown: UnknownTools) -> Result<(Tools, Ignored), ApiError> {
@@ -43,8 +44,11 @@ fn both_forms_of_a_function_are_one() {
     flat["type"] = json!("function");
     let theirs = responses(&json!({ "tools": [flat] })).unwrap();
     let ours = chat(&json!({ "tools": [{ "type": "function", "function": function }] })).unwrap();
-    assert_eq!(theirs.functions, ours.functions);
-    assert_eq!(ours.functions[0].parameters.to_string(), parameters.to_string());
+    assert_eq!(theirs.offered, ours.offered);
+    let ToolInput::Arguments { schema, strict: Strict::No } = &ours.offered[0].input else {
+        panic!("{ours:?}")
+    };
+    assert_eq!(schema.to_string(), parameters.to_string());
     assert_eq!(
         theirs.echo,
         [
@@ -52,7 +56,7 @@ fn both_forms_of_a_function_are_one() {
         ]
     );
     let bare = responses(&json!({ "tools": [{ "type": "function", "name": "f" }] })).unwrap();
-    assert_eq!(bare.functions[0].parameters, json!({ "type": "object", "properties": {} }));
+    assert_eq!(bare.echo[0]["parameters"], json!({ "type": "object", "properties": {} }));
 }
 
 #[test]
@@ -62,7 +66,7 @@ fn what_cannot_be_had_of_a_function_is_named() {
     let (tools, ignored) =
         read_with(&json!({ "tools": [tool] }), Dialect::Responses, UnknownTools::Refuse).unwrap();
     let mut expected = Ignored::default();
-    for name in ["tools[].strict", "tools[].defer_loading", "tools[].surprise"] {
+    for name in ["tools[].defer_loading", "tools[].surprise"] {
         expected.add(name);
     }
     assert_eq!(ignored, expected);
@@ -70,8 +74,34 @@ fn what_cannot_be_had_of_a_function_is_named() {
 }
 
 #[test]
+fn what_has_no_effect_in_a_choice_or_a_format_is_named() {
+    let names =
+        |body: Value, dialect| read_with(&body, dialect, UnknownTools::Refuse).unwrap().1.names().to_vec();
+    let custom = json!({ "type": "custom", "name": "c", "format": { "type": "text", "mood": 1 } });
+    let chosen = json!({ "type": "custom", "name": "c", "hurry": 1 });
+    let body = json!({ "tools": [custom], "tool_choice": chosen });
+    assert_eq!(names(body, Dialect::Responses), ["tools[].format.mood", "tool_choice.hurry"]);
+    let grammar = json!({ "syntax": "regex", "definition": "a", "mood": 1 });
+    let format = json!({ "type": "grammar", "grammar": grammar });
+    let allowed = json!({ "mode": "auto", "hurry": 1, "tools": [
+        { "type": "custom", "custom": { "name": "c", "mood": 1 }, "surprise": 1 },
+    ] });
+    let body = json!({
+        "tools": [{ "type": "custom", "custom": { "name": "c", "format": format } }],
+        "tool_choice": { "type": "allowed_tools", "allowed_tools": allowed },
+    });
+    let expected = [
+        "tools[].format.mood",
+        "tool_choice.allowed_tools.hurry",
+        "tool_choice.allowed_tools.tools[].custom.mood",
+        "tool_choice.allowed_tools.tools[].surprise",
+    ];
+    assert_eq!(names(body, Dialect::Chat), expected);
+}
+
+#[test]
 fn choices_in_both_forms() {
-    let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let named = |names: &[&str]| names.iter().map(|name| ToolName::from(*name)).collect::<Vec<_>>();
     for (choice, expected) in [
         (json!("auto"), ToolChoice::Auto),
         (json!("none"), ToolChoice::None),
@@ -89,7 +119,7 @@ fn choices_in_both_forms() {
         let tools = responses(&flat(&choice)).unwrap();
         assert_eq!((&tools.choice, &tools.choice_echo), (&expected, &choice));
         assert_eq!(
-            tools.web_search,
+            tools.web_search.is_some(),
             !matches!(expected, ToolChoice::None) && choice["type"] != "allowed_tools"
         );
     }
@@ -107,7 +137,7 @@ fn choices_in_both_forms() {
     let search =
         json!({ "type": "allowed_tools", "mode": "auto", "tools": [{ "type": "web_search_preview" }] });
     let tools = responses(&flat(&search)).unwrap();
-    assert!(tools.web_search && tools.choice == ToolChoice::Allowed(vec![]));
+    assert!(tools.web_search.is_some() && tools.choice == ToolChoice::Allowed(vec![]));
 }
 
 #[test]
@@ -117,14 +147,187 @@ fn tools_that_are_not_served() {
     assert_eq!((error.param.as_deref(), error.code.as_deref()), (Some("tools[0]"), Some("unsupported_tool")));
     assert_eq!(
         error.message,
-        "Tools of type 'code_interpreter' are not supported here. Supported are 'function' and 'web_search'."
+        "Tools of type 'code_interpreter' are not supported here. Supported are 'function', 'custom', 'namespace', \
+         'web_search' and 'image_generation'."
     );
     let (tools, ignored) = read_with(&body, Dialect::Responses, UnknownTools::Ignore).unwrap();
     let mut expected = Ignored::default();
     expected.add("tools[].code_interpreter");
     assert!(tools.echo.is_empty() && ignored == expected);
-    for kind in ["web_search", "custom"] {
+    for kind in ["web_search", "namespace", "image_generation"] {
         assert_eq!(refused(chat(&json!({ "tools": [{ "type": kind }] }))).1, "unsupported_tool");
+    }
+}
+
+fn group(name: &str, tools: &Value) -> Value {
+    json!({ "type": "namespace", "name": name, "description": "d", "tools": tools })
+}
+
+#[test]
+fn custom_tools_in_both_forms() {
+    let grammar = json!({ "syntax": "regex", "definition": "a+" });
+    let mut flat = grammar.clone();
+    flat["type"] = json!("grammar");
+    let format = json!({ "type": "grammar", "grammar": grammar });
+    let custom = json!({ "type": "custom", "name": "c", "description": "d", "format": flat });
+    let theirs = responses(&json!({ "tools": [custom] })).unwrap();
+    let ours = chat(&json!({ "tools": [{ "type": "custom",
+        "custom": { "name": "c", "description": "d", "format": format } }] }))
+    .unwrap();
+    assert_eq!(theirs.offered, ours.offered);
+    assert_eq!(theirs.offered[0].input, ToolInput::Text { pattern: Some("a+".into()) });
+    assert_eq!(theirs.echo, [custom]);
+    let free = responses(&json!({ "tools": [{ "type": "custom", "name": "c" }] })).unwrap();
+    assert_eq!(free.echo, [json!({ "type": "custom", "name": "c", "format": { "type": "text" } })]);
+    assert_eq!(free.offered[0].input, ToolInput::Text { pattern: None });
+
+    let chosen = json!({ "type": "custom", "custom": { "name": "c" } });
+    let tools = json!([{ "type": "custom", "custom": { "name": "c" } }]);
+    let choice = chat(&json!({ "tools": tools, "tool_choice": chosen })).unwrap().choice;
+    assert_eq!(choice, ToolChoice::Required(vec!["c".into()]));
+    let choice = json!({ "type": "function", "function": { "name": "c" } });
+    assert_eq!(refused(chat(&json!({ "tools": tools, "tool_choice": choice }))).1, "invalid_value");
+}
+
+#[test]
+fn tools_in_namespaces_are_chosen_by_either_name() {
+    let function = |name: &str| json!({ "type": "function", "name": name, "strict": false });
+    let tools = json!([
+        function("find"),
+        group("crm", &json!([function("find"), function("add"), { "type": "custom", "name": "note" }])),
+        group("hr", &json!([function("add")])),
+    ]);
+    let read = |choice: Value| responses(&json!({ "tools": tools, "tool_choice": choice }));
+    let of = |namespace: &str, name: &str| ToolName { namespace: Some(namespace.into()), name: name.into() };
+    let all = read(json!("auto")).unwrap();
+    assert_eq!(all.offered.len(), 5);
+    assert_eq!(all.echo[1]["tools"][2]["format"], json!({ "type": "text" }));
+    for (choice, expected) in [
+        (json!({ "type": "function", "name": "find" }), ToolName::from("find")),
+        (json!({ "type": "function", "name": "find", "namespace": "crm" }), of("crm", "find")),
+        (json!({ "type": "function", "name": "crm.find" }), of("crm", "find")),
+        (json!({ "type": "function", "name": "hr.add" }), of("hr", "add")),
+        (json!({ "type": "custom", "name": "note" }), of("crm", "note")),
+    ] {
+        assert_eq!(read(choice).unwrap().choice, ToolChoice::Required(vec![expected]));
+    }
+    for choice in
+        [json!({ "type": "function", "name": "add" }), json!({ "type": "function", "name": "note" })]
+    {
+        assert_eq!(refused(read(choice)), ("tool_choice".into(), "invalid_value".into()));
+    }
+    let choice = json!({ "type": "allowed_tools", "mode": "auto", "tools": [{ "type": "namespace", "name": "hr" },
+        { "type": "custom", "name": "note" }] });
+    let tools = read(choice.clone()).unwrap();
+    assert_eq!(tools.choice, ToolChoice::Allowed(vec![of("hr", "add"), of("crm", "note")]));
+    assert_eq!(tools.choice_echo, choice);
+}
+
+#[test]
+fn a_function_is_strict_where_it_can_be() {
+    let fits = json!({ "type": "object", "properties": { "a": { "type": "string" } }, "required": ["a"],
+                       "additionalProperties": false });
+    let loose = json!({ "type": "object", "properties": { "a": {} } });
+    for (schema, asked, in_responses, in_chat) in [
+        (&fits, Value::Null, Strict::Unasked, Strict::No),
+        (&loose, Value::Null, Strict::No, Strict::No),
+        (&fits, json!(false), Strict::No, Strict::No),
+        (&fits, json!(true), Strict::Asked, Strict::Asked),
+    ] {
+        let function = json!({ "name": "f", "parameters": schema, "strict": asked });
+        let mut flat = function.clone();
+        flat["type"] = json!("function");
+        let theirs = responses(&json!({ "tools": [flat] })).unwrap();
+        let ours = chat(&json!({ "tools": [{ "type": "function", "function": function }] })).unwrap();
+        assert_eq!(
+            (&theirs.echo[0]["strict"], &ours.echo[0]["strict"]),
+            (&json!(in_responses != Strict::No), &json!(in_chat != Strict::No))
+        );
+        let input = |strict| ToolInput::Arguments { schema: schema.clone(), strict };
+        assert_eq!(
+            (&theirs.offered[0].input, &ours.offered[0].input),
+            (&input(in_responses), &input(in_chat))
+        );
+    }
+}
+
+#[test]
+fn a_search_keeps_its_settings() {
+    let tool = json!({
+        "type": "web_search_2025_08_26", "external_web_access": false,
+        "filters": { "allowed_domains": ["a.org"] },
+        "user_location": { "type": "approximate", "country": "DE", "region": null, "city": null, "timezone": null },
+        "search_context_size": "low",
+    });
+    let body = json!({ "tools": [tool, { "type": "tool_search" }] });
+    let (tools, ignored) = read_with(&body, Dialect::Responses, UnknownTools::Refuse).unwrap();
+    assert_eq!(tools.echo, [tool]);
+    let search = tools.web_search.unwrap();
+    assert!(!search.live && search.context_size == Some("low"));
+    assert_eq!(search.allowed_domains, Some(vec!["a.org".to_owned()]));
+    assert_eq!(search.location.unwrap().country.as_deref(), Some("DE"));
+    let mut expected = Ignored::default();
+    expected.add("tools[].tool_search");
+    assert_eq!(ignored, expected);
+    let preview = json!({ "tools": [{ "type": "web_search_preview", "filters": {} }] });
+    assert_eq!(responses(&preview).unwrap().web_search, Some(WebSearch::default()));
+}
+
+#[test]
+fn mistakes_in_groups_and_custom_tools_name_their_place() {
+    let function = |name: &str| json!({ "type": "function", "name": name });
+    let custom = |name: &str| json!({ "type": "custom", "name": name });
+    let grammar_of = |syntax: &str, definition: &str| {
+        json!({ "type": "custom", "name": "c",
+                "format": { "type": "grammar", "syntax": syntax, "definition": definition } })
+    };
+    for (body, param, code) in [
+        (json!({ "tools": [group("n", &json!([]))] }), "tools[0].tools", "empty_array"),
+        (
+            json!({ "tools": [{ "type": "namespace", "name": "n" }] }),
+            "tools[0].tools",
+            "missing_required_parameter",
+        ),
+        (
+            json!({ "tools": [group("n", &json!([{ "type": "web_search" }]))] }),
+            "tools[0].tools[0].type",
+            "invalid_value",
+        ),
+        (
+            json!({ "tools": [group("n", &json!([function("f"), custom("f")]))] }),
+            "tools[0].tools[1].name",
+            "invalid_value",
+        ),
+        (
+            json!({ "tools": [group("n", &json!([function("f")])), group("n", &json!([function("g")]))] }),
+            "tools[1].name",
+            "invalid_value",
+        ),
+        (json!({ "tools": [function("f"), custom("f")] }), "tools[1].name", "invalid_value"),
+        (
+            json!({ "tools": [grammar_of("lark", "start: x")] }),
+            "tools[0].format.syntax",
+            "unsupported_parameter",
+        ),
+        (json!({ "tools": [grammar_of("regex", "(")] }), "tools[0].format.definition", "invalid_value"),
+        (
+            json!({ "tools": [{ "type": "custom", "name": "c", "format": { "type": "json" } }] }),
+            "tools[0].format.type",
+            "invalid_value",
+        ),
+        (
+            json!({ "tools": [{ "type": "tool_search", "execution": "client" }] }),
+            "tools[0]",
+            "unsupported_tool",
+        ),
+        (
+            json!({ "tools": [{ "type": "function", "name": "f", "strict": true,
+                                "parameters": { "type": "object", "properties": {} } }] }),
+            "tools[0].parameters",
+            "invalid_json_schema",
+        ),
+    ] {
+        assert_eq!(refused(responses(&body)), (param.to_owned(), code.to_owned()), "{body}");
     }
 }
 
@@ -146,14 +349,19 @@ fn mistakes_name_their_place() {
             "invalid_type",
         ),
         (
-            json!({ "tools": [{ "type": "web_search", "external_web_access": false }] }),
-            "tools[0].external_web_access",
+            json!({ "tools": [{ "type": "web_search", "filters": { "blocked_domains": ["a"] } }] }),
+            "tools[0].filters.blocked_domains",
             "unsupported_parameter",
         ),
         (
-            json!({ "tools": [{ "type": "web_search", "filters": { "allowed_domains": ["a"] } }] }),
-            "tools[0].filters",
-            "unsupported_parameter",
+            json!({ "tools": [{ "type": "web_search", "filters": { "allowed_domains": [1] } }] }),
+            "tools[0].filters.allowed_domains[0]",
+            "invalid_type",
+        ),
+        (
+            json!({ "tools": [{ "type": "web_search", "search_context_size": "huge" }] }),
+            "tools[0].search_context_size",
+            "invalid_value",
         ),
         (json!({ "tool_choice": "required" }), "tool_choice", "invalid_value"),
         (json!({ "tool_choice": "often" }), "tool_choice", "invalid_value"),

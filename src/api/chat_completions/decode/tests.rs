@@ -104,9 +104,9 @@ fn verbosity_and_tiers() {
         ("scale", None, "default"),
     ] {
         let settings = settings(json!({"service_tier": asked}));
-        assert_eq!((settings.service_tier, settings.shown_tier), (sent, Some(shown)), "{asked}");
+        assert_eq!((settings.tier.sent, settings.tier.shown), (sent, Some(shown)), "{asked}");
     }
-    assert_eq!(settings(json!({})).shown_tier, None);
+    assert_eq!(settings(json!({})).tier.shown, None);
     assert_eq!(ignored(json!({"service_tier": "scale"})), names(&["service_tier"]));
     assert_eq!(refused(json!({"service_tier": "slow"})).0, "service_tier");
 }
@@ -210,7 +210,7 @@ fn limits_and_stops() {
 fn deprecated_functions_are_tools_with_mistakes_in_their_own_words() {
     let settings = settings(json!({"functions": [{"name": "f"}], "function_call": {"name": "f"}}));
     assert!(settings.deprecated_functions && !settings.tools.parallel);
-    assert_eq!(settings.tools.functions[0].name, "f");
+    assert_eq!(settings.tools.offered[0].name, "f");
     assert_eq!(settings.tools.choice, ToolChoice::Required(vec!["f".into()]));
     for (fields, param) in [
         (json!({"functions": [{}]}), "functions[0].name"),
@@ -229,9 +229,9 @@ fn deprecated_functions_are_tools_with_mistakes_in_their_own_words() {
 #[test]
 fn web_search_has_its_own_switch() {
     let decoded = request(json!({"web_search_options": {"search_context_size": "high"}})).unwrap();
-    assert!(decoded.settings.tools.web_search);
-    assert_eq!(decoded.ignored, names(&["web_search_options.search_context_size"]));
-    assert!(!settings(json!({})).tools.web_search);
+    assert_eq!(decoded.settings.tools.web_search.unwrap().context_size, Some("high"));
+    assert_eq!(decoded.ignored, names(&[]));
+    assert!(settings(json!({})).tools.web_search.is_none());
 }
 
 /// A field that is honoured is read here: the table alone would swallow it.

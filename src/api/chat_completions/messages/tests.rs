@@ -1,6 +1,9 @@
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::spec_samples;
 
 fn read(messages: Value) -> (Result<Draft, ApiError>, Ignored) {
     let Value::Array(messages) = messages else { panic!("not a list") };
@@ -76,7 +79,7 @@ fn our_own_answer_comes_back_without_a_word() {
     check(
         json!([{
             "role": "assistant", "content": "hello", "refusal": null, "annotations": [], "audio": null,
-            "function_call": null, "tool_calls": null,
+            "function_call": null, "tool_calls": null, "reasoning_content": "hm", "parsed": {"a": 1},
         }]),
         &json!([{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hello"}]}]),
     );
@@ -160,11 +163,21 @@ fn what_has_no_place_upstream_is_reported() {
             {"type": "text", "text": "y", "prompt_cache_breakpoint": {}},
             {"type": "image_url", "image_url": {"url": "data:,", "detail": "low"}},
         ]},
-        {"role": "assistant", "content": "z", "reasoning_content": "hm"},
+        {"role": "assistant", "content": "z", "mood": "good", "tool_calls": [
+            {"id": "c", "index": 0, "type": "function", "surprise": 1,
+             "function": {"name": "f", "arguments": "{}", "parsed_arguments": {}, "hurry": true}},
+        ]},
+        {"role": "tool", "name": "f", "tool_call_id": "c", "content": "done"},
     ]));
-    assert_eq!(draft.unwrap().into_values().len(), 3);
-    let names =
-        ["name", "content[].prompt_cache_breakpoint", "content[].image_url.detail", "reasoning_content"];
+    assert_eq!(draft.unwrap().into_values().len(), 5);
+    let names = [
+        "name",
+        "content[].prompt_cache_breakpoint",
+        "content[].image_url.detail",
+        "tool_calls[].function.hurry",
+        "tool_calls[].surprise",
+        "mood",
+    ];
     let mut expected = Ignored::default();
     for name in names {
         expected.add(format!("messages[].{name}"));
@@ -195,13 +208,28 @@ fn mistakes_name_their_place() {
         ),
         (
             json!({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}),
-            "messages[0].content[0].type",
-            "unsupported_parameter",
+            "messages[0].content[0].input_audio.format",
+            "missing_required_parameter",
+        ),
+        (
+            json!({"role": "user", "content": [{"type": "input_audio", "input_audio": {"format": "flac"}}]}),
+            "messages[0].content[0].input_audio.format",
+            "invalid_value",
         ),
         (
             json!({"role": "user", "content": [{"type": "file", "file": {}}]}),
+            "messages[0].content[0].file.file_data",
+            "missing_required_parameter",
+        ),
+        (
+            json!({"role": "user", "content": [{"type": "file", "file": {"file_id": "file-1"}}]}),
+            "messages[0].content[0].file.file_id",
+            "unsupported_value",
+        ),
+        (
+            json!({"role": "system", "content": [{"type": "file", "file": {"file_data": "x"}}]}),
             "messages[0].content[0].type",
-            "unsupported_parameter",
+            "invalid_value",
         ),
         (
             json!({"role": "system", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}),
@@ -237,4 +265,51 @@ fn mistakes_name_their_place() {
         assert_eq!(refused(json!([message.clone()])), expected, "{message}");
     }
     assert_eq!(refused(json!([])), ("messages".into(), "empty_array".into()));
+}
+
+/// A conversation of one official message, and of what it cannot be without.
+fn conversation(mut message: Value) -> Value {
+    let called = json!({"role": "assistant", "tool_calls": [call("x")]});
+    let output = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": "x"});
+    match message["role"].as_str() {
+        Some("assistant") => {
+            message["tool_calls"][0]["id"] = json!("a");
+            message["tool_calls"][1]["id"] = json!("b");
+            json!([message, output("a"), output("b"), {"role": "function", "name": "x", "content": "x"}])
+        }
+        Some("tool") => json!([message, called]),
+        Some("function") => {
+            json!([message, {"role": "assistant", "function_call": {"name": "x", "arguments": "{}"}}])
+        }
+        _ => json!([message]),
+    }
+}
+
+#[test]
+fn every_official_property_of_a_message_is_read_refused_or_has_a_policy() {
+    let mut roles = BTreeSet::new();
+    for message in spec_samples::samples("ChatCompletionRequestMessage") {
+        roles.insert(message["role"].as_str().unwrap().to_owned());
+        let mut messages = conversation(message);
+        // What the message answers stands before it; errors name the message by its place.
+        let answers = matches!(messages[0]["role"].as_str(), Some("tool" | "function"));
+        let ignored = loop {
+            let mut given = messages.clone();
+            if answers {
+                given.as_array_mut().unwrap().reverse();
+            }
+            match read(given) {
+                (Ok(_), ignored) => break ignored,
+                (Err(error), _) => {
+                    let param = error.param.clone().unwrap();
+                    let place = param.strip_prefix("messages").unwrap();
+                    assert!(!answers && spec_samples::remove(&mut messages, place), "{error:?}");
+                }
+            }
+        };
+        for name in ignored.names() {
+            assert!(FIELDS.iter().any(|field| field.name == *name), "{name} has no policy");
+        }
+    }
+    assert_eq!(roles.len(), ROLES.len());
 }

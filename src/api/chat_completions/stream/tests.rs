@@ -72,7 +72,11 @@ fn request(fields: Value) -> Value {
 
 /// The stream as it goes over the wire, but for its id and time.
 async fn transcript(fields: Value, scripts: Vec<Vec<TurnStep>>) -> String {
-    let plan = Plan { id: "chatcmpl-1".into(), created: 0, ..plan(request(fields)) };
+    transcript_of(plan(request(fields)), scripts).await
+}
+
+async fn transcript_of(plan: Plan, scripts: Vec<Vec<TurnStep>>) -> String {
+    let plan = Plan { id: "chatcmpl-1".into(), created: 0, ..plan };
     let turns = scripts.into_iter().map(Script::of).collect::<Vec<_>>();
     let response = sse::respond(turns, Chunks::new(&plan, "gpt-x"), &StreamConfig::default()).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -259,4 +263,37 @@ async fn a_cut_answer_ends_with_its_reason() {
     let script = vec![text("m1", "Hel"), TurnStep::Finished(Ok(outcome))];
     let chunks = chunks(&transcript(json!({}), vec![script]).await);
     assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "length");
+}
+
+#[tokio::test]
+async fn a_trace_is_one_more_member_of_the_last_chunk() {
+    for (fields, n) in
+        [(json!({}), 1), (json!({"n": 2}), 2), (json!({"stream_options": {"include_usage": true}}), 1)]
+    {
+        let scripts = || (0..n).map(|_| vec![started(), text("m1", "Hello"), finished()]).collect::<Vec<_>>();
+        let untraced = chunks(&transcript(fields.clone(), scripts()).await);
+        let plan = plan(request(fields));
+        plan.call.want_trace();
+        plan.turn(&plan.first).trace.note(|trace| trace.turns = 1);
+        let transcript = transcript_of(plan, scripts()).await;
+        let body = transcript.strip_suffix("data: [DONE]\n\n").unwrap();
+        let frames = body.split_terminator("\n\n").map(|frame| frame.strip_prefix("data: ").unwrap());
+        let mut traced: Vec<Value> = frames.map(|data| serde_json::from_str(data).unwrap()).collect();
+        let last = traced.last_mut().unwrap().as_object_mut().unwrap();
+        assert_eq!(last.shift_remove("bridge").unwrap()["trace"]["turns"], 1);
+        assert_eq!(traced, untraced);
+    }
+}
+
+#[tokio::test]
+async fn an_error_in_a_stream_has_its_trace_too() {
+    let plan = plan(request(json!({})));
+    plan.call.want_trace();
+    let failing = vec![started(), text("m1", "Hel"), TurnStep::Finished(Err(BridgeError::Draining))];
+    let transcript = transcript_of(plan, vec![failing]).await;
+    let frame = transcript.split("\n\n").find(|frame| frame.contains("\"error\"")).unwrap();
+    let mut error: Value = serde_json::from_str(frame.strip_prefix("data: ").unwrap()).unwrap();
+    let bridge = error["error"].as_object_mut().unwrap().shift_remove("bridge").unwrap();
+    assert_eq!(bridge["trace"]["request"]["target"], "GET -");
+    assert_valid("ErrorResponse", &error);
 }

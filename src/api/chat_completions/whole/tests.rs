@@ -185,3 +185,28 @@ fn citations_are_placed_in_the_joined_text() {
     let starts: Vec<&Value> = annotations.iter().map(|one| &one["url_citation"]["start_index"]).collect();
     assert_eq!(starts, [1, 5]);
 }
+
+#[test]
+fn a_trace_is_one_more_member() {
+    let outcomes = [outcome(vec![said(&["a"])]), outcome(vec![said(&["b"])])];
+    for n in [1, 2] {
+        let plan = plan(json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "n": n}));
+        let completion = || serde_json::to_value(Completion::new(&plan, &outcomes[..n])).unwrap();
+        let ids: Vec<_> = std::iter::once(&plan.first).chain(&plan.others).collect();
+        for id in &ids {
+            plan.turn(id).trace.note(|trace| trace.turns = 1);
+        }
+        let untraced = completion();
+        assert_valid("CreateChatCompletionResponse", &untraced);
+        plan.call.want_trace();
+        let mut traced = completion();
+        let trace = traced.as_object_mut().unwrap().shift_remove("bridge").unwrap()["trace"].take();
+        assert_eq!(traced, untraced);
+        assert_eq!(trace["mapping"]["response_id"], ids[0].as_str());
+        let choices = trace["choices"].as_array().map_or(0, Vec::len);
+        assert_eq!(choices, if n == 1 { 0 } else { n });
+        if n > 1 {
+            assert_eq!(trace["choices"][1]["mapping"]["response_id"], ids[1].as_str());
+        }
+    }
+}

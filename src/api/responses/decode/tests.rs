@@ -41,7 +41,11 @@ fn the_least_request_has_the_defaults() {
     assert!(!decoded.stream && decoded.model.is_none() && decoded.previous.is_none());
     assert_eq!(decoded.retention, Retention::Stored);
     assert!(decoded.service_tier.is_none() && decoded.format.output_schema.is_none());
-    assert!(decoded.format.rule.is_none() && decoded.tools.functions.is_empty() && !decoded.tools.web_search);
+    assert!(
+        decoded.format.rule.is_none()
+            && decoded.tools.offered.is_empty()
+            && decoded.tools.web_search.is_none()
+    );
     let echo = decoded.echo;
     assert!(echo.store && echo.parallel_tool_calls && !echo.encrypted_reasoning);
     assert_eq!(
@@ -49,6 +53,23 @@ fn the_least_request_has_the_defaults() {
         ("default", json!("auto"), None)
     );
     assert_eq!(ignored(json!({})), "");
+}
+
+#[test]
+fn a_tier_is_repeated_as_it_was_sent() {
+    for (asked, sent, shown, dropped) in [
+        ("auto", None, "default", ""),
+        ("default", None, "default", ""),
+        ("flex", Some("flex"), "flex", ""),
+        ("priority", Some("priority"), "priority", ""),
+        ("fast", Some("fast"), "priority", ""),
+        ("scale", None, "default", "service_tier"),
+        ("ultrafast", None, "default", "service_tier"),
+    ] {
+        let decoded = with(json!({ "service_tier": asked })).unwrap();
+        assert_eq!((decoded.service_tier.as_deref(), decoded.echo.service_tier), (sent, shown), "{asked}");
+        assert_eq!(ignored(json!({ "service_tier": asked })), dropped, "{asked}");
+    }
 }
 
 #[test]
@@ -114,8 +135,8 @@ fn limits_and_tools_are_taken_and_repeated() {
         "parallel_tool_calls": false,
     }))
     .unwrap();
-    assert_eq!(decoded.tools.functions.len(), 1);
-    assert!(decoded.tools.web_search && !decoded.tools.parallel);
+    assert_eq!(decoded.tools.offered.len(), 1);
+    assert!(decoded.tools.web_search.is_some() && !decoded.tools.parallel);
     let echo = decoded.echo;
     assert_eq!((echo.max_output_tokens, echo.parallel_tool_calls), (Some(16), false));
     assert_eq!(Value::from(echo.tools), tools);

@@ -121,6 +121,18 @@ impl OpenItem {
                     emit.placed(kind, self.at_item(), What::Nothing {});
                 }
             }
+            "image_generation_call" => {
+                let failed = text_of(done, "status") == "failed";
+                for kind in [
+                    "response.image_generation_call.in_progress",
+                    "response.image_generation_call.generating",
+                    "response.image_generation_call.completed",
+                ] {
+                    if !(failed && kind.ends_with("completed")) {
+                        emit.placed(kind, self.at_item(), What::Nothing {});
+                    }
+                }
+            }
             _ => {}
         }
         emit.item("response.output_item.done", self.index, done);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::api::responses::wire::{Echo, ReasoningEcho, TextEcho};
 use crate::api::spec;
-use crate::model::{IncompleteReason, Item, ThreadId, TurnId, Usage};
+use crate::model::{IncompleteReason, Item, ResponseId, Route, SessionIdentity, ThreadId, TurnId, Usage};
 
 pub(crate) fn head() -> Head {
     let echo = Echo {
@@ -32,7 +32,13 @@ pub(crate) fn head() -> Head {
 
 /// The whole stream of a turn, each event checked against its official schema.
 fn stream(events: Vec<TurnEvent>, result: Result<Outcome, BridgeError>) -> Vec<Value> {
-    let (mut encoder, mut out) = (Events::new(head(), Call::for_tests()), Frames::default());
+    let events = written(Call::for_tests(), events, result);
+    check_well_formed(&events);
+    events
+}
+
+fn written(call: Call, events: Vec<TurnEvent>, result: Result<Outcome, BridgeError>) -> Vec<Value> {
+    let (mut encoder, mut out) = (Events::new(head(), call), Frames::default());
     encoder.start(&mut out);
     for event in events {
         encoder.event(0, event, &mut out);
@@ -48,9 +54,7 @@ fn stream(events: Vec<TurnEvent>, result: Result<Outcome, BridgeError>) -> Vec<V
         assert_eq!(event["type"], name);
         event
     };
-    let events: Vec<Value> = frames.into_iter().map(parse).collect();
-    check_well_formed(&events);
-    events
+    frames.into_iter().map(parse).collect()
 }
 
 fn check_well_formed(events: &[Value]) {
@@ -161,6 +165,8 @@ fn usage() -> Usage {
 fn outcome(output: &[Item]) -> Outcome {
     Outcome {
         incomplete: None,
+        stopped: false,
+        kept: None,
         upstream_response_id: None,
         usage: Some(usage()),
         model: "gpt-6-luna".into(),
@@ -352,6 +358,30 @@ fn late_usage_is_null_and_the_rest_stands() {
     let outcome = Outcome { usage: None, ..outcome(&[message("msg_1", "x")]) };
     let events = stream(vec![], Ok(outcome));
     assert_eq!(events.last().unwrap()["response"]["usage"], Value::Null);
+}
+
+#[test]
+fn a_trace_is_one_more_member_of_the_last_response() {
+    let ends =
+        [("answered", Ok(outcome(&[message("msg_1", "Hello")]))), ("failed", Err(BridgeError::Draining))];
+    for (ended, result) in ends {
+        let call = Call::for_tests();
+        call.begin(&ResponseId::new("resp_1"), &SessionIdentity::fresh())
+            .note(|trace| trace.route = Some(Route::Live));
+        let told = vec![started(), text("msg_1", "Hello")];
+        let mut plain = written(call.clone(), told.clone(), result.clone());
+        check_well_formed(&plain);
+        call.want_trace();
+        let mut traced = written(call, told, result);
+        let last = traced.last_mut().unwrap()["response"].as_object_mut().unwrap();
+        let bridge = last.shift_remove("bridge").unwrap_or_else(|| panic!("{ended}: {last:?}"));
+        assert_eq!(bridge["trace"]["route"], "live");
+        assert_eq!(bridge["trace"]["mapping"]["response_id"], "resp_1");
+        for events in [&mut plain, &mut traced] {
+            events.last_mut().unwrap()["response"]["completed_at"].take();
+        }
+        assert_eq!(traced, plain, "{ended}");
+    }
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! Which addresses images may be fetched from: public ones, unless the configuration says otherwise.
+//! Which addresses may be fetched from: public ones, unless the configuration says otherwise.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-use super::Fault;
+use super::Failure;
 
 /// A name that leads to no public address.
 #[derive(Debug, thiserror::Error)]
@@ -15,21 +15,21 @@ pub(super) struct NotPublic;
 /// Checks what can be known before a connection: the scheme, and a host that is an address. Names are
 /// checked by [`PublicOnly`] as they are resolved for the connection itself, so that nothing can change
 /// between the check and the use.
-pub(super) fn check(url: &Url, allow_private: bool) -> Result<(), Fault> {
+pub(super) fn check(url: &Url, allow_private: bool) -> Result<(), Failure> {
     match url.scheme() {
         "https" => {}
         "http" if allow_private => {}
-        _ => return Err(Fault::Url),
+        _ => return Err(Failure::Url),
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(Fault::Url);
+        return Err(Failure::Url);
     }
-    let public = match url.host().ok_or(Fault::Url)? {
+    let public = match url.host().ok_or(Failure::Url)? {
         Host::Domain(_) => true,
         Host::Ipv4(address) => is_public_v4(address),
         Host::Ipv6(address) => is_public_v6(address),
     };
-    if public || allow_private { Ok(()) } else { Err(Fault::Forbidden) }
+    if public || allow_private { Ok(()) } else { Err(Failure::Forbidden) }
 }
 
 /// Resolves names to their public addresses only.
@@ -180,7 +180,7 @@ mod tests {
             "https://169.254.169.254/latest/meta-data",
         ] {
             let url = Url::parse(url).unwrap();
-            assert_eq!(check(&url, false), Err(Fault::Forbidden), "{url}");
+            assert_eq!(check(&url, false), Err(Failure::Forbidden), "{url}");
             assert_eq!(check(&url, true), Ok(()), "{url}");
         }
     }
@@ -190,11 +190,11 @@ mod tests {
         for url in
             ["http://example.com/", "ftp://example.com/", "file:///etc/passwd", "https://u:p@example.com/"]
         {
-            assert_eq!(check(&Url::parse(url).unwrap(), false), Err(Fault::Url), "{url}");
+            assert_eq!(check(&Url::parse(url).unwrap(), false), Err(Failure::Url), "{url}");
         }
         assert_eq!(check(&Url::parse("https://example.com:8443/a?b").unwrap(), false), Ok(()));
         assert_eq!(check(&Url::parse("http://example.com/").unwrap(), true), Ok(()));
-        assert_eq!(check(&Url::parse("file:///etc/passwd").unwrap(), true), Err(Fault::Url));
+        assert_eq!(check(&Url::parse("file:///etc/passwd").unwrap(), true), Err(Failure::Url));
     }
 
     #[tokio::test]
