@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,6 +15,7 @@ use crate::app_server::{AppServer, LocateInputs, StateFolder, locate};
 use crate::bridge::Bridge;
 use crate::config::Config;
 use crate::model::ModelInfo;
+use crate::store::{self, ResponseStore};
 use crate::tasks::Tasks;
 
 mod demo;
@@ -21,7 +23,7 @@ mod signals;
 
 pub use demo::{DemoOptions, StandinOptions, demo, standin};
 
-pub use crate::app_server::Codex;
+pub use crate::app_server::{Codex, become_tethered as tether};
 
 /// How long connections may take to end once their turns have.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +42,7 @@ pub struct App {
     /// Held, and with it locked, until the end.
     state: StateFolder,
     app_server: AppServer,
+    store: Arc<dyn ResponseStore>,
     bridge: Bridge,
     tasks: Tasks,
 }
@@ -55,9 +58,11 @@ impl App {
     async fn build_in(place: Place, config: Config) -> anyhow::Result<Self> {
         let Place { listener, address, state } = place;
         let tasks = Tasks::new();
+        // First: it may have to be mended by hand, and then nothing else is to be stopped again.
+        let store = store::open(&config.store, state.path(), &tasks).await?;
         let app_server = start_app_server(&config, &state, &tasks).await?;
-        let bridge = Bridge::new(app_server.clone(), &config, &tasks);
-        Ok(Self { config, listener, address, state, app_server, bridge, tasks })
+        let bridge = Bridge::new(app_server.clone(), Arc::clone(&store), &config, &tasks);
+        Ok(Self { config, listener, address, state, app_server, store, bridge, tasks })
     }
 
     /// Where it listens.
@@ -70,10 +75,15 @@ impl App {
         &self.bridge
     }
 
+    /// Where it keeps responses.
+    pub fn store(&self) -> &Arc<dyn ResponseStore> {
+        &self.store
+    }
+
     /// Serves until `stop` says `true`, then drains: no new calls, running turns finish within the bound, the
     /// rest is interrupted, the child is stopped, tasks end. A second `stop` (the sender gone) cuts it short.
     pub async fn run(self, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let Self { config, listener, address, state, app_server, bridge, tasks } = self;
+        let Self { config, listener, address, state, app_server, store, bridge, tasks } = self;
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         tasks.spawn("readiness", announce_ready(app_server.clone(), tasks.stop_token().clone()));
 
@@ -93,6 +103,9 @@ impl App {
         };
         tokio::join!(server, drain);
         app_server.stop(STOP_TIMEOUT).await;
+        if tokio::time::timeout(STOP_TIMEOUT, store.close()).await.is_err() {
+            error!("the response store did not close in time");
+        }
         if !tasks.shut_down(TASKS_TIMEOUT).await {
             error!(running = tasks.running(), "tasks did not end in time");
         }

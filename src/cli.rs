@@ -4,10 +4,12 @@
 
 mod config;
 mod demo;
+mod extract_pdf;
 mod flags;
 mod models;
 mod serve;
 mod standin;
+mod tether;
 mod version;
 
 use std::io::{self, Write as _};
@@ -43,9 +45,15 @@ enum Command {
     Standin(standin::Standin),
     /// List the models that requests can name
     Models(models::Models),
+    /// Become the app-server, tied to the life of the bridge
+    #[command(hide = true)]
+    Tether(tether::Tether),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(config::Config),
+    /// Read one PDF from standard input
+    #[command(hide = true)]
+    ExtractPdf(extract_pdf::ExtractPdf),
 }
 
 /// Runs the process's command line.
@@ -79,7 +87,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Standin(standin)) => standin.run(),
         Some(Command::Models(models)) => models.run(),
+        Some(Command::Tether(tether)) => tether.run(),
         Some(Command::Config(config)) => config.run(),
+        Some(Command::ExtractPdf(extract_pdf)) => extract_pdf.run(),
         None => {
             complain(&Cli::command().render_help().to_string());
             Ok(ExitCode::from(USAGE))

@@ -60,6 +60,7 @@ impl Flags {
             flags: self.given(),
             working_dir: config::working_dir(),
             project_install: config::project_install(),
+            program: config::own_program(),
             profile,
         };
         config::load(&request, &config::read_file)
