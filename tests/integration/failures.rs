@@ -21,7 +21,7 @@ async fn each_kind_has_its_status_and_code() {
         (json!("other"), 502, ""),
         (json!("aWordFromTheFuture"), 502, ""),
         (json!({"anObjectFromTheFuture": {"x": 1}}), 502, ""),
-        (Value::Null, 502, "upstream_error"),
+        (Value::Null, 502, "upstream_refused"),
         (status("httpConnectionFailed", 401), 401, ""),
         (status("responseTooManyFailedAttempts", 429), 429, ""),
         (status("responseTooManyFailedAttempts", 503), 503, ""),

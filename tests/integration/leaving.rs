@@ -83,6 +83,24 @@ async fn each_of_several_choices_is_interrupted() {
 }
 
 #[tokio::test]
+async fn a_streamed_choice_that_fails_ends_the_others() {
+    let mut daemon = Daemon::start(|config| config.admission.slots = 2).await;
+    let body = json!({"messages": [{"role": "user", "content": "hi"}], "n": 3});
+    let (events, failing) = daemon.streaming_at("/v1/chat/completions", body, "half").await;
+    let other = daemon.peer.turn().await;
+    other.begin();
+    daemon.until_load((2, 1)).await;
+    failing.failed(&json!("internalServerError"), "the backend's words");
+    let chunks = events.rest().await;
+    let [.., error, done] = &chunks[..] else { panic!("{chunks:?}") };
+    assert_eq!((&error["error"]["code"], done), (&json!("upstream_error"), &json!("[DONE]")));
+    daemon.until_interrupted(&other).await;
+    daemon.until_idle().await;
+    assert_eq!(daemon.peer.seen("turn/start").len(), 2, "the one that waited never started");
+    daemon.finish().await;
+}
+
+#[tokio::test]
 async fn leaving_the_queue_never_reaches_the_app_server() {
     let mut daemon = Daemon::start(|config| config.admission.slots = 1).await;
     let first = daemon.ask("first");

@@ -1,9 +1,16 @@
 //! The daemon before a scripted app-server: what the real one cannot be made to do.
 #![expect(clippy::expect_used, clippy::panic, reason = "what fails in a test's helpers fails the test")]
 
-// Stands here because two test binaries share it.
+// Both stand elsewhere because other tests use them too.
 #[path = "../support/http.rs"]
 mod http;
+#[path = "../../src/api/spec.rs"]
+mod spec;
+
+// The table that makes the errors: the tests walk it.
+#[expect(dead_code, reason = "the words are for the README")]
+#[path = "../../src/api/error/table.rs"]
+mod table;
 
 mod daemon;
 mod peer;
@@ -11,6 +18,7 @@ mod peer;
 mod admission;
 mod connection;
 mod endings;
+mod errors;
 mod failures;
 mod leaving;
 mod limits;
@@ -18,3 +26,4 @@ mod retries;
 mod shutdown;
 mod strangeness;
 mod structured;
+mod trace;

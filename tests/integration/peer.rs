@@ -55,6 +55,8 @@ struct State {
     /// Answers in place of the usual ones, each for one request: by method.
     instead: HashMap<String, Vec<Instead>>,
     rate_limits: Value,
+    /// Who is logged in.
+    account: Value,
     /// Our own requests that the bridge has not answered, and the answers it gave.
     asked: BTreeSet<i64>,
     answers: HashMap<i64, Value>,
@@ -110,6 +112,11 @@ impl Peer {
     /// What `thread/read` says from now on: `idle`, `active`, …
     pub(crate) fn status(&self, status: &str) {
         self.lock().status = status.into();
+    }
+
+    /// Who is logged in, for those who ask from now on.
+    pub(crate) fn account(&self, account: &Value) {
+        self.lock().account = account.clone();
     }
 
     /// Tells the account's usage windows, now and when asked.
@@ -168,6 +175,11 @@ impl Peer {
     /// Drops the socket without a word.
     pub(crate) fn cut(&self) {
         self.lock().cut.cancel();
+    }
+
+    /// Whether it was dropped, and no other one has come yet.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.lock().cut.is_cancelled()
     }
 
     pub(crate) async fn stop(self) {
@@ -237,6 +249,11 @@ impl Turn {
         self.end("failed", &error(info, message))
     }
 
+    /// Somebody else stopped it.
+    pub(crate) fn interrupted(&self) -> &Self {
+        self.end("interrupted", &Value::Null)
+    }
+
     /// The app-server tries again: what it says, and why it does.
     pub(crate) fn retrying(&self, info: &Value, message: &str, cause: &str) -> &Self {
         let mut error = error(info, message);
@@ -291,7 +308,7 @@ impl State {
             "config/read" => {
                 json!({"config": {"mcp_servers": {"noisy": {"command": "false"}}}, "origins": {}})
             }
-            "account/read" => json!({"account": null, "requiresOpenaiAuth": false}),
+            "account/read" => json!({"account": self.account, "requiresOpenaiAuth": false}),
             "account/rateLimits/read" => json!({"rateLimits": self.rate_limits}),
             "model/list" => {
                 json!({"nextCursor": null, "data": [model("model-a", true), model("model-b", false)]})

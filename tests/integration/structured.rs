@@ -105,3 +105,19 @@ async fn an_answer_that_stays_bad_is_an_honest_failure() {
     assert_eq!(asking.answer().await.failure(), (502, "invalid_structured_output".into()));
     daemon.finish().await;
 }
+
+#[tokio::test]
+async fn an_answer_that_a_stop_sequence_cut_is_not_asked_for_again() {
+    let mut daemon = Daemon::start(|_| {}).await;
+    let asking = daemon.post(
+        "/v1/chat/completions",
+        json!({ "messages": [{ "role": "user", "content": "hi" }], "stop": ["}"],
+                "response_format": { "type": "json_object" } }),
+    );
+    let turn = daemon.peer.turn().await;
+    turn.begin().item_started("agentMessage", "m").delta("m", "{\"a\": 1} and more");
+    let completion = asking.answer().await.ok();
+    assert_eq!(completion["choices"][0]["message"]["content"], "{\"a\": 1");
+    assert_eq!(completion["choices"][0]["finish_reason"], "stop");
+    daemon.finish().await;
+}

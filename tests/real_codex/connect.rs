@@ -14,16 +14,22 @@ use crate::support::{Place, codex};
 use crate::world::{FACES, On, World, bare, chat, tell_tale, user};
 
 /// Codex's own app-server on the user's home, before the stand-in.
-struct Foreign {
+pub(crate) struct Foreign {
     child: Child,
 }
 
 impl Foreign {
-    async fn start(standin: &StandIn, place: &Place, listen: &str, token: Option<&Path>) -> Self {
+    pub(crate) async fn start(
+        standin: &StandIn,
+        place: &Place,
+        listen: &str,
+        token: Option<&Path>,
+        settings: &[String],
+    ) -> Self {
         let mut command = Command::new(codex().await);
         command.arg("app-server").args(["--listen", listen]);
-        for setting in standin.codex_config() {
-            command.args(["-c", &setting]);
+        for setting in standin.codex_config().iter().chain(settings) {
+            command.args(["-c", setting]);
         }
         if let Some(token) = token {
             command.args(["--ws-auth", "capability-token"]).arg("--ws-token-file").arg(token);
@@ -33,7 +39,12 @@ impl Foreign {
         Self { child: command.spawn().expect("codex runs") }
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
+        self.kill().await;
+    }
+
+    /// `kill -9`.
+    pub(crate) async fn kill(&mut self) {
         self.child.kill().await.expect("it is stopped");
     }
 }
@@ -52,7 +63,7 @@ async fn connected(
     })
     .await;
     let (listen, token) = listen.expect("it was set up");
-    let foreign = Foreign::start(&world.standin, &world.place, &listen, token.as_deref()).await;
+    let foreign = Foreign::start(&world.standin, &world.place, &listen, token.as_deref(), &[]).await;
     until("it is connected", async || (world.client.get("/readyz").await.status == 200).then_some(())).await;
     (world, foreign, touched.expect("it was set up"))
 }

@@ -1,6 +1,7 @@
 //! Nothing of the user's own Codex reaches a call, and nothing of a call shows there.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -59,16 +60,41 @@ async fn the_users_codex_home_stays_out_of_calls_and_calls_stay_out_of_it() {
     }
 }
 
-#[tokio::test]
-async fn the_state_folder_holds_no_word_of_a_call() {
-    let world = World::start(crate::world::On::Plain).await;
-    world.ask("SAY a-word-of-the-client").await.ok();
-    let state = world.place.state();
-    world.until_idle().await;
-    for name in listing(&state).keys() {
+/// The files below a folder that hold `word`.
+fn holding(folder: &Path, word: &str) -> Vec<String> {
+    let holds = |name: &String| {
         let bytes = std::fs::read(name).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        assert!(!text.contains("a-word-of-the-client"), "{name} holds a word of the client");
+        bytes.windows(word.len()).any(|found| found == word.as_bytes())
+    };
+    listing(folder).into_keys().filter(holds).collect()
+}
+
+#[tokio::test]
+async fn the_state_folder_holds_no_word_of_a_call_but_of_those_to_be_stored() {
+    for face in FACES {
+        let world = World::start(face).await;
+        let unstored = json!({"input": "SAY a-word-of-the-moment", "store": false});
+        world.client.post("/v1/responses", &unstored).await.ok();
+        world.client.post("/v1/chat/completions", &chat("SAY a-word-of-a-chat")).await.ok();
+        world.ask("SAY a-word-to-be-kept").await.ok();
+        world.until_idle().await;
+        let state = world.place.state();
+        let file = state.join("responses.redb");
+        let check = |when: &str| {
+            for word in ["a-word-of-the-moment", "a-word-of-a-chat"] {
+                assert_eq!(holding(&state, word), Vec::<String>::new(), "{face:?} {when}: {word}");
+            }
+            let kept = holding(&state, "a-word-to-be-kept");
+            assert!(!kept.is_empty(), "{face:?} {when}");
+            for name in kept {
+                // The store's file, or its journal.
+                assert!(name.starts_with(&*file.to_string_lossy()), "{face:?} {when}: {name}");
+                let mode = std::fs::metadata(&name).expect("it is there").mode() & 0o777;
+                assert_eq!(mode, 0o600, "{face:?} {when}: {name}");
+            }
+        };
+        check("while it runs");
+        let _place = world.end().await;
+        check("afterwards");
     }
-    world.end().await;
 }

@@ -198,7 +198,14 @@ async fn a_killed_child_fails_its_call_by_name_and_is_replaced() {
 async fn a_killed_bridge_leaves_no_child_and_no_lock() {
     let mut demo = Demo::start(On::Plain).await;
     demo.client.post("/v1/responses", &json!({"input": "hi"})).await.ok();
+    let child = demo.health().await["app_server"]["pid"].as_i64().expect("a child").to_string();
     demo.child.kill().await.expect("it is killed");
+    #[cfg(target_os = "linux")]
+    until("its codex goes with it", async || {
+        let left = processes_of(&demo.place);
+        (!left.iter().any(|line| line.starts_with(&format!("{child}: ")))).then_some(())
+    })
+    .await;
     let demo = Demo::start_in(demo.place, On::Plain).await;
     demo.client.post("/v1/responses", &json!({"input": "hi"})).await.ok();
     let pid = demo.health().await["app_server"]["pid"].as_i64().expect("a child");

@@ -170,6 +170,26 @@ async fn a_changed_catalogue_replaces_the_child_and_the_same_one_does_not() {
 }
 
 #[tokio::test]
+async fn a_child_that_takes_too_much_memory_is_replaced_and_finishes_what_it_has() {
+    let place = Place::new();
+    let memory_check = Duration::from_millis(100);
+    let config = AppServerConfig { memory_check, ..place.config_without_login() };
+    let started = Started::ready(&place, &config).await;
+    until(|| started.app_server.status().memory.is_some_and(|memory| memory > 10 << 20)).await;
+    started.stop().await;
+
+    let config = AppServerConfig { max_memory: 1 << 20, ..config };
+    let started = Started::ready(&place, &config).await;
+    let first = std::time::Instant::now();
+    let old = bounded(started.app_server.connection()).await.unwrap();
+    assert_eq!(bounded(started.app_server.generations().changed(1)).await, Some(2));
+    assert!(first.elapsed() >= memory_check * 9, "not sooner than the tenth look");
+    assert!(!old.is_closed() && old.ping(Duration::from_secs(5)).await.is_ok(), "the old one drains");
+    drop(old);
+    started.stop().await;
+}
+
+#[tokio::test]
 async fn the_stock_catalogue_is_left_alone_where_it_is_wanted() {
     let place = Place::new();
     let config = AppServerConfig { scaffold: Scaffold::Codex, ..place.config_without_login() };

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use codex_bridge::model::{
-    FunctionTool, Item, KeyId, Outcome, RequestId, ResponseId, Retention, ToolChoice, TurnRequest,
+    CallTrace, Item, KeyId, Outcome, RequestId, ResponseId, Retention, SessionIdentity, Tool, ToolChoice,
+    TurnRequest,
 };
 use serde_json::{Value, json};
 
@@ -12,10 +13,13 @@ use crate::support::bounded;
 use crate::world::{FACES, On, World, bare};
 
 fn ask(text: &str) -> TurnRequest {
+    let (response_id, session) = (ResponseId::generate(), SessionIdentity::fresh());
     TurnRequest {
-        response_id: ResponseId::generate(),
+        trace: CallTrace::new(response_id.clone(), session.clone()),
+        response_id,
         request_id: RequestId::generate(),
         key: KeyId::anonymous(),
+        session,
         model: None,
         instructions: None,
         input: vec![Item::input_text("user", text)],
@@ -28,17 +32,21 @@ fn ask(text: &str) -> TurnRequest {
         tools: vec![tool("look"), tool("listen")],
         tool_choice: ToolChoice::Auto,
         parallel_tool_calls: true,
-        web_search: false,
+        web_search: None,
+        image_generation: false,
         max_output_tokens: None,
+        max_retry_wait: None,
         stop: Vec::new(),
         retention: Retention::Continuable,
+        encrypted_reasoning: false,
+        prompt_cache_key: None,
         client_metadata: BTreeMap::new(),
     }
 }
 
-fn tool(name: &str) -> FunctionTool {
+fn tool(name: &str) -> Tool {
     let parameters = json!({"type": "object", "properties": {"at": {"type": "string"}}});
-    FunctionTool { name: name.into(), description: Some(format!("{name} at it")), parameters }
+    Tool::function(name, Some(&format!("{name} at it")), parameters)
 }
 
 fn answering(previous: &ResponseId, outputs: Vec<Item>) -> TurnRequest {

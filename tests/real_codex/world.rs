@@ -8,6 +8,7 @@ use codex_bridge::app::App;
 use codex_bridge::bridge::Bridge;
 use codex_bridge::config::Config;
 use codex_bridge::standin::{Face, SeenRequest, StandIn, StandInOptions};
+use codex_bridge::store::ResponseStore;
 use codex_bridge::tasks::Tasks;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
@@ -32,11 +33,27 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) standin: Arc<StandIn>,
     pub(crate) bridge: Bridge,
+    /// Where the daemon keeps responses.
+    pub(crate) store: Arc<dyn ResponseStore>,
     pub(crate) place: Place,
     pub(crate) address: SocketAddr,
+    daemon: Daemon,
+    config: Config,
+    pub(crate) tasks: Tasks,
+}
+
+/// How to stop a daemon.
+struct Daemon {
     stop: watch::Sender<bool>,
     ended: oneshot::Receiver<Result<(), String>>,
-    tasks: Tasks,
+}
+
+impl Daemon {
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        let ended = bounded(self.ended).await.expect("the daemon does not panic");
+        ended.expect("the daemon ends well");
+    }
 }
 
 impl World {
@@ -64,15 +81,24 @@ impl World {
         let (place, tasks) = (Place::new(), Tasks::new());
         let (standin, mut config) = prepare(face, &place, &tasks).await;
         configure(&mut config, &place, &standin);
-        let app = App::build(config).await.expect("the daemon is built");
-        let (address, bridge) = (app.address(), app.bridge().clone());
-        let (stop, stopping) = watch::channel(false);
-        let (told, ended) = oneshot::channel();
-        tasks.spawn("daemon", async move {
-            let _ = told.send(app.run(stopping).await.map_err(|error| format!("{error:#}")));
-        });
+        let app = App::build(config.clone()).await.expect("the daemon is built");
+        let (address, bridge, store) = (app.address(), app.bridge().clone(), Arc::clone(app.store()));
         let client = Client::new(address, None);
-        Self { client, standin: Arc::new(standin), bridge, place, address, stop, ended, tasks }
+        let daemon = run(app, &tasks);
+        Self { client, standin: Arc::new(standin), bridge, store, place, address, daemon, config, tasks }
+    }
+
+    /// Stops the daemon and starts another one in its place.
+    pub(crate) async fn restart(&mut self) {
+        self.until_idle().await;
+        let (stop, _) = watch::channel(true);
+        let (_, ended) = oneshot::channel();
+        std::mem::replace(&mut self.daemon, Daemon { stop, ended }).stop().await;
+        let app = App::build(self.config.clone()).await.expect("the daemon is built");
+        (self.address, self.bridge) = (app.address(), app.bridge().clone());
+        self.store = Arc::clone(app.store());
+        self.client = Client::new(self.address, None);
+        self.daemon = run(app, &self.tasks);
     }
 
     /// What the model was asked, oldest first; warm-ups, which it is not asked to answer, left out.
@@ -105,16 +131,24 @@ impl World {
         .await;
     }
 
-    /// Stops; the daemon must end well and leave no child.
-    pub(crate) async fn end(self) {
+    /// Stops; the daemon must end well and leave no child. Gives its folders.
+    pub(crate) async fn end(self) -> Place {
         self.until_idle().await;
-        self.stop.send_replace(true);
-        let ended = bounded(self.ended).await.expect("the daemon does not panic");
-        ended.expect("the daemon ends well");
+        self.daemon.stop().await;
         drop(self.standin);
         assert!(self.tasks.shut_down(crate::http::PATIENCE).await, "a task is left");
         assert_eq!(processes_of(&self.place), Vec::<String>::new(), "a process is left");
+        self.place
     }
+}
+
+fn run(app: App, tasks: &Tasks) -> Daemon {
+    let (stop, stopping) = watch::channel(false);
+    let (told, ended) = oneshot::channel();
+    tasks.spawn("daemon", async move {
+        let _ = told.send(app.run(stopping).await.map_err(|error| format!("{error:#}")));
+    });
+    Daemon { stop, ended }
 }
 
 /// A stand-in and the configuration of a daemon before it; the child's own settings are not in it yet.
@@ -129,6 +163,7 @@ async fn prepare(face: On, place: &Place, tasks: &Tasks) -> (StandIn, Config) {
     config.server.port = 0;
     config.app_server.codex_bin = Some(codex().await);
     config.app_server.user_codex_home = place.user_home();
+    config.machine.program = Some(env!("CARGO_BIN_EXE_codex-bridge").into());
     (standin, config)
 }
 
