@@ -96,6 +96,20 @@ cached_codex() {
     say "codex $CODEX_VERSION (.cache/codex)"
 }
 
+# Makes sure that there is a Redis or Valkey server for the tests to start; they never skip.
+need_redis() {
+    have redis-server || have valkey-server && return
+    if have apt-get && [ "$(id -u)" -eq 0 ]; then
+        say "installing redis-server"
+        # Installed, not started: the tests start their own.
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends redis-server >&2 ||
+            { apt-get update >&2 && DEBIAN_FRONTEND=noninteractive \
+                apt-get install -y --no-install-recommends redis-server >&2; } || true
+    fi
+    have redis-server || have valkey-server ||
+        die "redis-server is missing: install Redis or Valkey (Debian: apt install redis-server; macOS: brew install redis)"
+}
+
 # Whether $1/.stamp says what the files that follow say; `stamp` writes it.
 stamped() {
     local folder=$1
@@ -109,32 +123,43 @@ stamp() {
     cat "$@" >"$folder/.stamp"
 }
 
-# The Python SDK in an environment of its own, as tests/sdk/python pins it; prints the interpreter.
-sdk_python() {
-    local venv=$CACHE/venv pins=$ROOT/tests/sdk/python/requirements.txt
+# python_env FOLDER PINS: an environment of its own in .cache/FOLDER with what PINS names; prints the interpreter.
+python_env() {
+    local venv=$CACHE/$1 pins=$ROOT/$2
     if ! stamped "$venv" "$pins"; then
-        say "installing the Python SDK into .cache/venv"
+        say "installing $2 into .cache/$1"
         rm -rf "$venv"
         python3 -m venv "$venv" >&2 || die "python3 -m venv failed (Debian: apt install python3-venv)"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$pins" >&2 ||
-            die "pip could not install what tests/sdk/python/requirements.txt names"
+            die "pip could not install what $2 names"
         stamp "$venv" "$pins"
     fi
     printf '%s\n' "$venv/bin/python"
 }
 
-# The Node SDK as tests/sdk/node pins it, and a Node new enough for it; prints the interpreter.
-sdk_node() {
-    local folder=$CACHE/node pins=("$ROOT/tests/sdk/node/package.json" "$ROOT/tests/sdk/node/package-lock.json")
+# The Python SDK as tests/sdk/python pins it; prints the interpreter.
+sdk_python() { python_env venv tests/sdk/python/requirements.txt; }
+
+# The Python frameworks; prints the interpreter.
+frameworks_python() {
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "the frameworks' tests need Python 3.11 or newer, found $(python3 --version)"
+    python_env frameworks-venv tests/sdk/python/frameworks/requirements.txt
+}
+
+# node_env FOLDER PINS: in .cache/FOLDER what the package.json and lock of PINS name, the `openai` package among
+# it, and a Node new enough for that; prints the interpreter.
+node_env() {
+    local folder=$CACHE/$1 pins=("$ROOT/$2/package.json" "$ROOT/$2/package-lock.json")
     local newer=$CACHE/newer-node wanted found
     need_node "the Node SDK"
     if ! stamped "$folder" "${pins[@]}"; then
-        say "installing the Node SDK into .cache/node"
+        say "installing $2/package.json into .cache/$1"
         rm -rf "$folder"
         mkdir -p "$folder"
         cp "${pins[@]}" "$folder"
         npm ci --prefix "$folder" --no-fund --no-audit --loglevel=error >&2 ||
-            die "npm could not install what tests/sdk/node/package.json names"
+            die "npm could not install what $2/package.json names"
         stamp "$folder" "${pins[@]}"
     fi
     # Its own floor, `>=22.0.0` say; and the tests' own, 20.11.
@@ -153,3 +178,9 @@ sdk_node() {
     fi
     printf '%s\n' "$newer/node_modules/node/bin/node"
 }
+
+# The Node SDK as tests/sdk/node pins it; prints the interpreter.
+sdk_node() { node_env node tests/sdk/node; }
+
+# The Node frameworks; prints the interpreter.
+frameworks_node() { node_env frameworks-node tests/sdk/node/frameworks; }

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { client, collect, load, mark, model, said, seen, seenOnce } from './support.js';
+import { client, collect, load, mark, model, nativeLoop, said, seen, seenOnce, untilIdle } from './support.js';
 
-const { zodTextFormat, zodResponseFormat } = load('openai/helpers/zod');
+const { zodFunction, zodResponsesFunction, zodResponseFormat, zodTextFormat } = load('openai/helpers/zod');
+const { LengthFinishReasonError } = load('openai/error');
 const { z } = load('zod');
 
 const Solution = z.object({
@@ -40,6 +41,41 @@ test('chat.completions.parse gives a typed object, streamed or not', async () =>
   Solution.parse(whole.choices[0].message.parsed);
   const streamed = await client.chat.completions.stream(request).finalChatCompletion();
   Solution.parse(streamed.choices[0].message.parsed);
+});
+
+const Weather = { name: 'get_weather', parameters: z.object({ city: z.string() }) };
+
+test('a typed answer at the end of a tool loop, in both APIs', async () => {
+  const word = mark();
+  const fields = { model, tools: [zodResponsesFunction(Weather)], text: { format: zodTextFormat(Solution, 's') } };
+  const first = await client.responses.parse({ ...fields, input: `${word} CALLTOOL get_weather {"city": "Bonn"}` });
+  const [call] = first.output;
+  assert.deepEqual(call.parsed_arguments, { city: 'Bonn' });
+  const input = [{ type: 'function_call_output', call_id: call.call_id, output: 'a long answer, 7' }];
+  const stream = client.responses.stream({ ...fields, input, previous_response_id: first.id });
+  const { output_parsed: parsed } = await stream.finalResponse();
+  assert.deepEqual([parsed.kind, parsed.score], ['long', 7]);
+  await nativeLoop(word, 1);
+
+  const other = mark();
+  const messages = user(`${other} CALLTOOL get_weather {"city": "Bonn"}`);
+  const chat = { model, messages, tools: [zodFunction(Weather)], response_format: zodResponseFormat(Solution, 's') };
+  const { message } = (await client.chat.completions.parse(chat)).choices[0];
+  assert.deepEqual(message.tool_calls[0].function.parsed_arguments, { city: 'Bonn' });
+  messages.push(message, { role: 'tool', tool_call_id: message.tool_calls[0].id, content: 'a short answer, 3' });
+  const last = await client.chat.completions.stream(chat).finalChatCompletion();
+  assert.deepEqual([last.choices[0].message.parsed.kind, last.choices[0].message.parsed.score], ['short', 3]);
+  await nativeLoop(other, 1);
+});
+
+test('an answer that is cut is not parsed', async () => {
+  const chat = { model, messages: user(`solve ${mark()}`), response_format: zodResponseFormat(Solution, 's') };
+  const cut = { ...chat, max_completion_tokens: 4 };
+  await assert.rejects(client.chat.completions.parse(cut), LengthFinishReasonError);
+  await assert.rejects(client.chat.completions.stream(cut).finalChatCompletion(), LengthFinishReasonError);
+  const response = await client.responses.create({ model, input: `SAY ${'word '.repeat(99)}`, max_output_tokens: 16 });
+  assert.deepEqual([response.status, response.incomplete_details.reason], ['incomplete', 'max_output_tokens']);
+  await untilIdle();
 });
 
 test('json_object is asked for and checked', async () => {

@@ -5,6 +5,7 @@
 // speaks TLS. The `openai` package is looked for in SDK_NODE_DIR, else in `.cache/node`. The tests look at the
 // bridge's slots, so files run one after another: `node --test --test-concurrency=1`.
 
+import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { get as httpGet } from 'node:http';
 import { get as httpsGet } from 'node:https';
@@ -13,7 +14,8 @@ import { resolve } from 'node:path';
 import { randomBytes } from 'node:crypto';
 import { deflateSync } from 'node:zlib';
 
-const folder = process.env.SDK_NODE_DIR ?? resolve(import.meta.dirname, '../../../.cache/node');
+// Where the packages are.
+export const folder = process.env.SDK_NODE_DIR ?? resolve(import.meta.dirname, '../../../.cache/node');
 // A package of that folder.
 export const load = createRequire(resolve(folder, 'package.json'));
 export const OpenAI = load('openai');
@@ -55,6 +57,36 @@ export const said = (body) =>
       : item.type,
   );
 
+// The tools the model was offered: some models get them in an item, grouped by namespace.
+export function offered(body) {
+  const wrapped = body.input.filter((item) => item.type === 'additional_tools').flatMap((item) => item.tools);
+  return [...(body.tools ?? []), ...wrapped].flatMap((tool) => (tool.type === 'namespace' ? tool.tools : [tool]));
+}
+
+// The bodies of a tool loop of so many rounds: one thread and one turn, each body the one before it with the
+// model's own items and the outputs after it; and nothing of it is left in the bridge.
+export async function nativeLoop(word, rounds) {
+  const bodies = await seen(word);
+  assert.equal(bodies.length, rounds + 1, 'one upstream request a round, and one for the answer');
+  for (const place of ['thread_id', 'turn_id'])
+    assert.equal(new Set(bodies.map((body) => body.client_metadata[place])).size, 1, `one ${place}`);
+  assert.equal(new Set(bodies.map((body) => body.prompt_cache_key)).size, 1);
+  for (const [index, later] of bodies.slice(1).entries()) {
+    const earlier = bodies[index];
+    assert.deepEqual(offered(later), offered(earlier));
+    const known = earlier.input.length;
+    assert.deepEqual(later.input.slice(0, known), earlier.input);
+    const added = later.input.slice(known).filter((item) => item.type !== 'reasoning');
+    const ids = (type) => added.filter((item) => item.type === type).map((item) => item.call_id);
+    const calls = ids('function_call');
+    assert.ok(calls.length > 0);
+    assert.deepEqual(ids('function_call_output').sort(), calls.sort());
+    assert.equal(added.length, 2 * calls.length);
+  }
+  await untilIdle();
+  return bodies;
+}
+
 // What the stand-in charges for a body: a quarter of its bytes.
 export const inputTokens = (body) =>
   Math.floor((Buffer.byteLength(JSON.stringify(body.input)) + Buffer.byteLength(body.instructions ?? '')) / 4);
@@ -71,6 +103,9 @@ export async function until(what, look) {
     await new Promise((done) => setTimeout(done, 20));
   }
 }
+
+// How many turns wait for their tools' outputs.
+export const heldTurns = async () => (await health()).continuation.held_turns;
 
 export const untilIdle = () => until('all slots free', async () => (await health()).slots.in_use === 0);
 

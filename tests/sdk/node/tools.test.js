@@ -1,6 +1,20 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { client, collect, load, mark, model, said, seen, untilIdle } from './support.js';
+import {
+  client,
+  collect,
+  dataUrl,
+  load,
+  mark,
+  model,
+  nativeLoop,
+  offered,
+  png,
+  said,
+  seen,
+  seenOnce,
+  untilIdle,
+} from './support.js';
 
 const { zodFunction } = load('openai/helpers/zod');
 const { z } = load('zod');
@@ -82,4 +96,65 @@ test('runTools goes round until there is an answer', async () => {
   }
   assert.deepEqual(asked, ['Rome', 'Rome']);
   await untilIdle();
+});
+
+// Its output asks for the next step, up to the third.
+const step = ({ n }) => (n < 3 ? `CALLTOOL step {"n": ${n + 1}}` : 'all done');
+
+test('three rounds are one turn', async () => {
+  const tool = zodFunction({ name: 'step', parameters: z.object({ n: z.number() }), function: step });
+  for (const stream of [false, true]) {
+    const word = mark();
+    const messages = user(`${word} CALLTOOL step {"n": 1}`);
+    const runner = client.chat.completions.runTools({ model, messages, tools: [tool], stream });
+    assert.match(await runner.finalContent(), /all done$/);
+    await nativeLoop(word, 3);
+  }
+});
+
+test('three rounds with the whole history each time, nothing stored', async () => {
+  const word = mark();
+  const tools = [{ type: 'function', name: 'step', parameters: { type: 'object', properties: {} }, strict: false }];
+  const input = user(`${word} THINK "step by step" CALLTOOL step {"n": 1}`);
+  for (;;) {
+    const response = await client.responses.create({ model, input, tools, store: false });
+    input.push(...response.output);
+    const calls = response.output.filter((item) => item.type === 'function_call');
+    if (calls.length === 0) break;
+    for (const { call_id, arguments: given } of calls)
+      input.push({ type: 'function_call_output', call_id, output: step(JSON.parse(given)) });
+  }
+  await nativeLoop(word, 3);
+});
+
+test('any name comes back as it was, and twenty tools arrive', async () => {
+  const names = ['exec_command', 'view_image', 'mcp__x', 'x'.repeat(70), 'dotted.name'];
+  const word = mark();
+  const named = (name) => ({ ...time, name, description: `The tool ${name}` });
+  const tools = [...names, ...Array.from({ length: 15 }, (_, n) => `tool_${n}`)].map(named);
+  await client.responses.create({ model, input: `SAY ${word}`, tools });
+  const given = offered(await seenOnce(word));
+  assert.deepEqual(given.map((tool) => tool.description).sort(), tools.map((tool) => tool.description).sort());
+  const upstream = new Map(given.map((tool) => [tool.description, tool.name]));
+  const calls = names.map((name) => `CALLTOOL ${upstream.get(`The tool ${name}`)} {}`).join(' ');
+  const first = await client.responses.create({ model, input: `again ${word} ${calls}`, tools });
+  assert.deepEqual(first.output.map((call) => call.name), names);
+  const input = first.output.map(({ call_id }) => ({ type: 'function_call_output', call_id, output: 'done' }));
+  await client.responses.create({ model, input, previous_response_id: first.id, tools });
+  await nativeLoop(`again ${word}`, 1);
+});
+
+test('an output may have an image', async () => {
+  const word = mark();
+  const first = await client.responses.create({ model, input: `${word} CALLTOOL get_time {}`, tools: [time] });
+  const [{ call_id }] = first.output;
+  const image_url = dataUrl(png(9, 8, 7));
+  const output = [
+    { type: 'input_text', text: 'look' },
+    { type: 'input_image', image_url, detail: 'auto' },
+  ];
+  const input = [{ type: 'function_call_output', call_id, output }];
+  await client.responses.create({ model, input, previous_response_id: first.id, tools: [time] });
+  const [, last] = await nativeLoop(word, 1);
+  assert.equal(last.input.at(-1).output[1].image_url, image_url);
 });

@@ -62,6 +62,28 @@ def offered(body):
     return [one for tool in tools for one in (tool["tools"] if tool["type"] == "namespace" else [tool])]
 
 
+def native_loop(mark, rounds, further=0):
+    """The bodies of a tool loop of so many rounds: one thread and one turn, each body the one before it with
+    the model's own items and the outputs after it; and nothing of it is left in the bridge. `further` requests
+    came after it."""
+    bodies = seen(mark)
+    assert len(bodies) == rounds + 1 + further, f"{len(bodies)} upstream requests for {rounds} rounds"
+    bodies = bodies[: rounds + 1]
+    for place in ("thread_id", "turn_id"):
+        assert len({body["client_metadata"][place] for body in bodies}) == 1, f"not one {place}"
+    assert len({body["prompt_cache_key"] for body in bodies}) == 1
+    for earlier, later in zip(bodies, bodies[1:]):
+        assert offered(later) == offered(earlier) and later.get("instructions") == earlier.get("instructions")
+        known = len(earlier["input"])
+        assert later["input"][:known] == earlier["input"], "the prefix changed"
+        new = [item for item in later["input"][known:] if item["type"] != "reasoning"]
+        calls = [item["call_id"] for item in new if item["type"] == "function_call"]
+        outputs = [item["call_id"] for item in new if item["type"] == "function_call_output"]
+        assert calls and sorted(calls) == sorted(outputs) and len(new) == 2 * len(calls), new
+    wait_until_idle()
+    return bodies
+
+
 def input_tokens(body):
     """What the stand-in charges for a body: a quarter of its bytes."""
     compact = json.dumps(body["input"], ensure_ascii=False, separators=(",", ":"))
@@ -93,6 +115,11 @@ def wait_until(what, look):
 
 def wait_until_idle():
     wait_until("all slots free", lambda: health()["slots"]["in_use"] == 0)
+
+
+def held_turns():
+    """How many turns wait for their tools' outputs."""
+    return health()["continuation"]["held_turns"]
 
 
 def png(red, green, blue, size=3):

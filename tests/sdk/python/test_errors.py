@@ -145,3 +145,24 @@ def test_a_failure_leaves_nothing_behind(client, model, mark):
     assert client.responses.create(model=model, input=f"SAY {mark}x").output_text == f"{mark}x"
     assert seen_once(f"{mark}x")
     wait_until_idle()
+
+
+def test_a_request_bounds_the_app_servers_retries(client, model, mark):
+    """Codex would try for half a minute; the SDK itself goes by `x-should-retry`, here switched off."""
+    once = client.with_options(max_retries=0, default_headers={"x-codex-bridge-max-wait": "1s"})
+    text = f"{mark} FAIL 503"
+    for call in (
+        lambda: once.responses.create(model=model, input=text),
+        lambda: once.chat.completions.create(model=model, messages=[{"role": "user", "content": text}]),
+    ):
+        with pytest.raises(openai.InternalServerError) as raised:
+            call()
+        assert (raised.value.status_code, raised.value.code) == (503, "server_overloaded")
+        assert int(raised.value.response.headers["retry-after"]) >= 1
+
+
+def test_the_sdk_does_not_repeat_what_cannot_succeed(client, model, mark):
+    with pytest.raises(openai.InternalServerError) as raised:
+        client.with_options(max_retries=2).responses.create(model=model, input=f"{mark} FAIL invalid_prompt")
+    assert raised.value.code == "upstream_refused"
+    assert len(seen(mark)) == 1

@@ -80,6 +80,14 @@ def test_streamed_responses_are_continuable(client, model, mark):
     assert text == f"you said: one {mark}"
 
 
+def test_responses_that_are_not_stored_are_continuable(client, model, mark):
+    first = client.responses.create(model=model, input=f"one {mark}", store=False)
+    second = client.responses.create(model=model, input="two", previous_response_id=first.id, store=False)
+    stored = client.responses.create(model=model, input="RECALL", previous_response_id=second.id)
+    assert (first.store, second.store, stored.store) == (False, False, True)
+    assert stored.output_text == f"you said: one {mark} / two"
+
+
 @pytest.mark.parametrize("previous", ["resp_0123456789abcdef", "nonsense"])
 def test_an_unknown_previous_response_is_refused(client, model, mark, previous):
     with pytest.raises(openai.BadRequestError) as raised:

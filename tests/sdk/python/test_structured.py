@@ -5,8 +5,8 @@ from typing import Literal
 
 import openai
 import pytest
-from pydantic import BaseModel
-from support import said, seen, seen_once
+from pydantic import BaseModel, ValidationError
+from support import native_loop, said, seen, seen_once, wait_until_idle
 
 # Not strict: no `additionalProperties`, and not everything is required.
 LOOSE = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}
@@ -54,6 +54,111 @@ def test_chat_stream_parse(client, model, mark):
             pass
         completion = stream.get_final_completion()
     assert isinstance(completion.choices[0].message.parsed, Solution)
+
+
+class Weather(BaseModel):
+    city: str
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_responses_parse_at_the_end_of_a_tool_loop(client, model, mark, stream):
+    def ask(**fields):
+        fields |= {"model": model, "tools": [openai.pydantic_function_tool(Weather)["function"] | {"type": "function"}]}
+        if not stream:
+            return client.responses.parse(text_format=Solution, **fields)
+        with client.responses.stream(text_format=Solution, **fields) as events:
+            for _ in events:
+                pass
+            return events.get_final_response()
+
+    first = ask(input=f'{mark} CALLTOOL Weather {{"city": "Paris"}}')
+    (call,) = first.output
+    assert first.output_parsed is None
+    answered = {"type": "function_call_output", "call_id": call.call_id, "output": "a long answer, 7"}
+    solution = ask(input=[answered], previous_response_id=first.id).output_parsed
+    assert isinstance(solution, Solution) and (solution.kind, solution.score) == ("long", 7)
+    native_loop(mark, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_chat_parse_at_the_end_of_a_tool_loop(client, model, mark, stream):
+    def ask(messages):
+        fields = {"model": model, "messages": messages, "tools": [openai.pydantic_function_tool(Weather)]}
+        if not stream:
+            return client.chat.completions.parse(response_format=Solution, **fields).choices[0].message
+        with client.chat.completions.stream(response_format=Solution, **fields) as events:
+            for _ in events:
+                pass
+            return events.get_final_completion().choices[0].message
+
+    messages = [{"role": "user", "content": f'{mark} CALLTOOL Weather {{"city": "Paris"}}'}]
+    first = ask(messages)
+    assert first.tool_calls[0].function.parsed_arguments == Weather(city="Paris") and first.parsed is None
+    messages.append(first.to_dict())
+    messages.append({"role": "tool", "tool_call_id": first.tool_calls[0].id, "content": "a short answer, 3"})
+    solution = ask(messages).parsed
+    assert isinstance(solution, Solution) and (solution.kind, solution.score) == ("short", 3)
+    native_loop(mark, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_cut_is_not_parsed(client, model, mark, stream):
+    """As the SDK has it for the service itself: an error of its own in one API, what pydantic says in the other."""
+    messages = [{"role": "user", "content": f"solve {mark}"}]
+    chat = {"model": model, "messages": messages, "response_format": Solution, "max_completion_tokens": 4}
+    with pytest.raises(openai.LengthFinishReasonError) as cut:
+        if stream:
+            with client.chat.completions.stream(**chat) as events:
+                for _ in events:
+                    pass
+                events.get_final_completion()
+        else:
+            client.chat.completions.parse(**chat)
+    assert cut.value.completion.choices[0].finish_reason == "length"
+    long = Solution(kind="long", steps=[{"explanation": "word " * 40, "output": None}], score=1)
+    responses = {"model": model, "input": f"{mark} JSON {long.model_dump_json()}", "text_format": Solution}
+    with pytest.raises(ValidationError):
+        if stream:
+            with client.responses.stream(max_output_tokens=16, **responses) as events:
+                for _ in events:
+                    pass
+                events.get_final_response()
+        else:
+            client.responses.parse(max_output_tokens=16, **responses)
+    wait_until_idle()
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_json_object_in_a_tool_loop(client, model, mark, api, stream):
+    answer = {"sunny": True, "mark": mark}
+    text = f'{mark} CALLTOOL Weather {{"city": "Paris"}}'
+    said = f"give JSON {json.dumps(answer)}"
+    tool = openai.pydantic_function_tool(Weather)
+    if api == "chat":
+        messages = [{"role": "user", "content": text}]
+        fields = {"model": model, "tools": [tool], "response_format": {"type": "json_object"}}
+        call = client.chat.completions.create(messages=messages, **fields).choices[0].message.tool_calls[0]
+        messages += [
+            {"role": "assistant", "tool_calls": [call.to_dict()]},
+            {"role": "tool", "tool_call_id": call.id, "content": said},
+        ]
+        result = client.chat.completions.create(messages=messages, stream=stream, **fields)
+        if stream:
+            content = "".join(chunk.choices[0].delta.content or "" for chunk in result if chunk.choices)
+        else:
+            content = result.choices[0].message.content
+    else:
+        fields = {"model": model, "tools": [tool["function"] | {"type": "function"}]}
+        fields["text"] = {"format": {"type": "json_object"}}
+        first = client.responses.create(input=text, **fields)
+        answered = {"type": "function_call_output", "call_id": first.output[0].call_id, "output": said}
+        result = client.responses.create(
+            input=[answered], previous_response_id=first.id, stream=stream, **fields
+        )
+        content = list(result)[-1].response.output_text if stream else result.output_text
+    assert json.loads(content) == answer
+    native_loop(mark, 1)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -4,7 +4,7 @@ import json
 
 import openai
 import pytest
-from support import data_url, offered, png, said, seen, wait_until_idle
+from support import STANDIN_URL, data_url, native_loop, offered, png, said, seen, wait_until_idle
 
 WEATHER = {
     "type": "function",
@@ -89,6 +89,49 @@ def test_a_stream_of_calls_has_the_official_events(client, model, mark):
     wait_until_idle()
 
 
+STEP = {"type": "function", "name": "step", "parameters": {"type": "object", "properties": {"n": {"type": "number"}}}}
+
+
+def step(call):
+    """Its output asks for the next step, up to the third."""
+    n = json.loads(call.arguments)["n"]
+    return output(call, f'CALLTOOL step {{"n": {n + 1}}}' if n < 3 else "all done")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_three_rounds_in_one_turn(client, model, mark, stored):
+    text = f'{mark} THINK "step by step" CALLTOOL step {{"n": 1}}'
+    response = client.responses.create(model=model, input=text, tools=[STEP], store=stored)
+    items = [{"role": "user", "content": text}]
+    while calls := calls_of(response):
+        outputs = [step(call) for call in calls]
+        items += [item.to_dict() for item in response.output] + outputs
+        if stored:
+            again = {"input": outputs, "previous_response_id": response.id}
+        else:
+            again = {"input": items}
+        response = client.responses.create(model=model, tools=[STEP], store=stored, **again)
+    assert response.output_text.endswith("all done")
+    assert [item["type"] for item in native_loop(mark, 3)[-1]["input"]].count("reasoning") == 3
+
+
+def test_items_may_be_given_by_reference(client, model, mark):
+    text = f'{mark} THINK "hm" CALLTOOL step {{"n": 3}}'
+    first = client.responses.create(model=model, input=text, tools=[STEP])
+    items = [{"role": "user", "content": text}]
+    items += [{"type": "item_reference", "id": item.id} for item in first.output]
+    items += [step(call) for call in calls_of(first)]
+    second = client.responses.create(model=model, input=items, tools=[STEP])
+    assert second.output_text == "tool said: all done"
+    bodies = native_loop(mark, 1)
+    (thought,) = [item for item in bodies[-1]["input"] if item["type"] == "reasoning"]
+    assert thought["encrypted_content"]
+    # Another conversation may refer to them too.
+    items.append({"role": "user", "content": "SAY bye"})
+    assert client.responses.create(model=model, input=items).output_text == "bye"
+    assert [item for item in seen(mark)[-1]["input"] if item["type"] == "reasoning"][0]["encrypted_content"]
+
+
 def test_three_rounds_with_the_history_sent_along(client, model, mark):
     items = [{"role": "user", "content": f"start {mark}"}]
     for n in range(3):
@@ -165,7 +208,7 @@ def test_deprecated_functions(client, model, mark):
     wait_until_idle()
 
 
-@pytest.mark.parametrize("name", ["exec_command", "mcp__a__b", "web_search", "x" * 100, "naïve tool!"])
+@pytest.mark.parametrize("name", ["exec_command", "view_image", "mcp__x", "web_search", "x" * 70, "x" * 100, "dotted.name", "naïve tool!"])
 def test_any_name_comes_back_as_it_was(client, model, mark, name):
     tool = {**TIME, "name": name}
     # The model is told another name where Codex does not take this one, and calls it by that.
@@ -223,19 +266,39 @@ def test_one_call_at_a_time(client, model, mark):
     wait_until_idle()
 
 
-def test_outputs_may_have_images(client, model, mark):
+@pytest.mark.parametrize("stored", [True, False])
+def test_outputs_may_have_images(client, model, mark, stored):
+    text = call_text(mark, ("get_time", {}))
+    first = client.responses.create(model=model, input=text, tools=[TIME], store=stored)
+    (call,) = calls_of(first)
+    picture = data_url(png(1, 2, 3))
+    image = {"type": "input_image", "image_url": picture, "detail": "auto"}
+    answered = output(call, [{"type": "input_text", "text": "look"}, image])
+    if stored:
+        again = {"input": [answered], "previous_response_id": first.id}
+    else:
+        again = {"input": [{"role": "user", "content": text}, call.to_dict(), answered]}
+    second = client.responses.create(model=model, tools=[TIME], store=stored, **again)
+    assert second.output_text.startswith("tool said: look")
+    shown = native_loop(mark, 1)[-1]["input"][-1]["output"]
+    assert [part["type"] for part in shown] == ["input_text", "input_image"]
+    assert shown[1]["image_url"] == picture
+    # Where the turn has ended, the conversation is rebuilt with the image in it.
+    client.responses.create(model=model, input=f"SAY again {mark}", previous_response_id=second.id)
+    outputs = [item["output"] for item in seen(f"again {mark}")[-1]["input"] if item["type"] == "function_call_output"]
+    assert [part.get("image_url") for part in outputs[0]] == [None, picture]
+
+
+def test_an_output_with_a_broken_image_is_refused_and_the_turn_waits_on(client, model, mark):
     first = client.responses.create(model=model, input=call_text(mark, ("get_time", {})), tools=[TIME])
     (call,) = calls_of(first)
-    image = {"type": "input_image", "image_url": data_url(png(1, 2, 3)), "detail": "auto"}
-    parts = [{"type": "input_text", "text": "look"}, image]
-    second = client.responses.create(
-        model=model, input=[output(call, parts)], previous_response_id=first.id, tools=[TIME]
-    )
-    assert second.output_text.startswith("tool said: look")
-    shown = seen(mark)[-1]["input"][-1]["output"]
-    assert [part["type"] for part in shown] == ["input_text", "input_image"]
-    assert shown[1]["image_url"].startswith("data:image/png;base64,")
-    wait_until_idle()
+    again = {"model": model, "previous_response_id": first.id, "tools": [TIME]}
+    with pytest.raises(openai.BadRequestError) as refused:
+        image = {"type": "input_image", "image_url": data_url(b"no image"), "detail": "auto"}
+        client.responses.create(input=[output(call, [image])], **again)
+    assert refused.value.param == "input[0].output[0].image_url"
+    client.responses.create(input=[output(call, "noon")], **again)
+    native_loop(mark, 1)
 
 
 def test_a_missing_output_is_named_and_the_batch_stays(client, model, mark):
@@ -278,6 +341,11 @@ def test_web_search_is_codexs_own(client, mark):
     assert completion.choices[0].message.content == f"chat {mark}"
     (body,) = seen(f"chat {mark}")
     assert [tool["type"] for tool in offered(body)] == ["web_search"]
+    lite = {"model": "gpt-6-luna", "input": f"SAY lite {mark}", "tools": [{"type": "web_search"}]}
+    if STANDIN_URL.startswith("https:"):
+        # Under a login Codex searches by itself.
+        assert client.responses.create(**lite).output_text == f"lite {mark}"
+        return
     with pytest.raises(openai.BadRequestError) as refused:
-        client.responses.create(model="gpt-6-luna", input=f"SAY lite {mark}", tools=[{"type": "web_search"}])
+        client.responses.create(**lite)
     assert (refused.value.code, refused.value.param) == ("unsupported_tool", "tools")
