@@ -31,14 +31,7 @@ impl Daemon {
         // A home without a login: none is needed, and none is touched.
         let home = folder.path().join("home");
         std::fs::create_dir(&home)?;
-        let mut command = Command::new(program);
-        command.args(["serve", "--port", "0", "--state"]).arg(folder.path().join("state"));
-        for setting in provider(standin.address()) {
-            command.args(["--codex-config", &setting]);
-        }
-        command.env("CODEX_HOME", &home).env("XDG_CONFIG_HOME", &home);
-        command.env("CODEX_BRIDGE_LOG__FILTER", "info").env("CODEX_NATIVE_API_AUTH_TOKEN", API_KEY);
-        command.envs(["NO_PROXY", "no_proxy"].map(|name| (name, "127.0.0.1")));
+        let mut command = serve(program, folder.path(), &home, &provider(standin.address()));
         if few_roots {
             let file = folder.path().join("roots.pem");
             std::fs::write(&file, made_up_root()?)?;
@@ -67,6 +60,19 @@ impl Daemon {
         self.bridge.stop().await?;
         self.standin.stop().await
     }
+}
+
+/// The command of a bridge on a state folder of its own below `folder`, with the login in `home`.
+pub(crate) fn serve(program: &Path, folder: &Path, home: &Path, codex_config: &[String]) -> Command {
+    let mut command = Command::new(program);
+    command.args(["serve", "--port", "0", "--state"]).arg(folder.join("state"));
+    for setting in codex_config {
+        command.args(["--codex-config", setting]);
+    }
+    command.env("CODEX_HOME", home).env("XDG_CONFIG_HOME", home);
+    command.env("CODEX_BRIDGE_LOG__FILTER", "info").env("CODEX_NATIVE_API_AUTH_TOKEN", API_KEY);
+    command.envs(["NO_PROXY", "no_proxy"].map(|name| (name, "127.0.0.1,localhost")));
+    command
 }
 
 /// A certificate authority nobody has signed anything with.

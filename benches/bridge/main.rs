@@ -8,6 +8,7 @@
 
 mod api;
 mod app_server;
+mod cache;
 mod daemon;
 mod direct;
 mod http;
@@ -21,6 +22,12 @@ mod service;
 mod soak;
 mod standin;
 mod stats;
+mod store;
+
+// Stands there because the tests share it.
+#[path = "../../tests/support/redis.rs"]
+#[expect(dead_code, clippy::expect_used, reason = "the tests use all of it, and fail by it")]
+mod redis;
 
 use std::path::PathBuf;
 
@@ -57,6 +64,10 @@ enum Scenario {
     Latency(latency::Args),
     /// Memory over many calls in a row.
     Soak(soak::Args),
+    /// Prompt cache keys and upstream bytes of clients without state, with and without affinity and templates.
+    Cache(cache::Args),
+    /// The response stores alone.
+    Store(store::Args),
 }
 
 /// One thread for all the clients: two cores are shared with the app-servers, the stand-in and the bridge.
@@ -73,10 +84,17 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.scenario {
+        // It has daemons of its own, one for each setting.
+        Scenario::Cache(scenario) => return finish(&cache::run(scenario, &args.bin).await?, args),
+        Scenario::Store(scenario) => return finish(&store::run(scenario).await?, args),
+        Scenario::Latency(_) | Scenario::Soak(_) => {}
+    }
     let mut daemon = Daemon::start(&args.bin, args.few_roots).await?;
     let measured = match &args.scenario {
         Scenario::Latency(scenario) => latency::run(scenario, &daemon).await,
         Scenario::Soak(scenario) => soak::run(scenario, &daemon).await,
+        Scenario::Cache(_) | Scenario::Store(_) => unreachable!("it has no daemon"),
     };
     let report = match measured {
         Ok(mut report) => {

@@ -144,6 +144,6 @@ impl Watch {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "memory here stays far below 2^52 bytes")]
-fn megabytes(bytes: u64) -> f64 {
+pub(crate) fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
