@@ -12,9 +12,9 @@ mod trace;
 
 pub use catalogue::{Account, LoginState, ModelInfo};
 pub use event::{IncompleteReason, Kept, Outcome, TurnEvent, Usage};
-pub use ids::{KeyId, RequestId, ResponseId, SessionId, ThreadId, TurnId};
+pub use ids::{KeyId, RequestId, ResponseId, SessionId, TaskClass, ThreadId, TurnId};
 pub use item::{Item, PackedItems};
-pub use request::{Retention, TurnRequest};
+pub use request::{Priority, Retention, TurnRequest};
 pub use route::Route;
 pub use session::{SessionIdentity, SessionSource};
 pub use tool::{Location, Namespace, Strict, Tool, ToolChoice, ToolInput, ToolName, WebSearch, grammar};

@@ -1,11 +1,16 @@
 //! Structured logs on standard error. Field names are the same everywhere: `request_id`, `response_id`,
 //! `thread_id`, `turn_id`, `model`, `error`. Request and answer text and secrets are never logged.
 
-use std::io::{self, IsTerminal as _};
+mod queue;
+
+use std::io::{self, IsTerminal as _, Write};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+pub use self::queue::Flush;
+
+use self::queue::Queue;
 use crate::config::{LogConfig, LogFormat};
 
 /// Why there are no logs.
@@ -17,13 +22,18 @@ pub enum TelemetryError {
     /// Another subscriber is there already.
     #[error("logging was set up before")]
     AlreadySet(#[from] tracing::subscriber::SetGlobalDefaultError),
+    /// There is no thread to write them.
+    #[error("the thread that writes the logs cannot be started: {0}")]
+    Thread(#[from] io::Error),
 }
 
-/// Sets up the process's logs; once.
-pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
-    let subscriber = subscriber(config, io::stderr().is_terminal(), io::stderr)?;
+/// Sets up the process's logs; once. What it gives is kept until the process ends.
+pub fn init(config: &LogConfig) -> Result<Flush, TelemetryError> {
+    let queue = Queue::start(io::stderr())?;
+    let flush = queue.flush();
+    let subscriber = subscriber(config, io::stderr().is_terminal(), queue)?;
     tracing::subscriber::set_global_default(subscriber)?;
-    Ok(())
+    Ok(flush)
 }
 
 fn subscriber<W>(
@@ -37,16 +47,58 @@ where
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&config.filter)?)
         .with_ansi(color)
-        .with_writer(writer);
+        .with_writer(OneLine { writer, color });
     Ok(match config.format {
         LogFormat::Text => Box::new(builder.finish()),
         LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
     })
 }
 
+/// Makes writers that keep an event on one line, whatever a value of it holds: a line that looks like one of ours
+/// is one of ours.
+struct OneLine<W> {
+    writer: W,
+    /// Escape sequences are our own colours: the formatter has made those of values harmless.
+    color: bool,
+}
+
+impl<'writer, W: MakeWriter<'writer>> MakeWriter<'writer> for OneLine<W> {
+    type Writer = OneLine<W::Writer>;
+
+    fn make_writer(&'writer self) -> Self::Writer {
+        OneLine { writer: self.writer.make_writer(), color: self.color }
+    }
+}
+
+impl<W: Write> Write for OneLine<W> {
+    /// One event, whole, as the formatter hands it over.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        let breaks = |byte: &u8| byte.is_ascii_control() && !(self.color && *byte == 0x1b);
+        if !line.iter().any(breaks) {
+            self.writer.write_all(event)?;
+            return Ok(event.len());
+        }
+        let mut safe = Vec::with_capacity(event.len() + 16);
+        for byte in line {
+            if breaks(byte) {
+                safe.extend(byte.escape_ascii());
+            } else {
+                safe.push(*byte);
+            }
+        }
+        safe.push(b'\n');
+        self.writer.write_all(&safe)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -92,6 +144,22 @@ mod tests {
         assert!(text.contains("answered") && text.contains("req_1"), "{text}");
         assert!(!text.contains('\u{1b}') && !text.contains("too fine"), "{text}");
         assert!(logged(LogFormat::Text, "debug").contains("too fine"));
+    }
+
+    #[test]
+    fn no_value_breaks_out_of_its_line() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let config = LogConfig { format: LogFormat::Text, filter: "info".into() };
+        let subscriber = subscriber(&config, false, move || writer.clone()).unwrap();
+        let hostile = "a\n2026-01-01T00:00:00Z  INFO forged: line\r\u{1b}[2J\0\u{9}ü";
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(id = %hostile, "displayed {hostile}");
+            tracing::info!(id = hostile, "recorded");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(!text.contains(['\r', '\u{1b}', '\0', '\t']) && text.contains('ü'), "{text}");
     }
 
     #[test]

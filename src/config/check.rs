@@ -17,12 +17,19 @@ pub(super) fn check(config: &Config, origins: &Origins, profile: Profile, mistak
     };
     let given = |key: &str| origins.contains_key(key);
 
-    if config.auth.tokens.is_empty() && was_read("auth.tokens") && !is_loopback(&config.server.host) {
+    let is_closed = !config.auth.is_open() || profile == Profile::Keys;
+    if !is_closed && was_read("auth.tokens") && !is_loopback(&config.server.host) {
         wrong(
             "server.host",
-            "is reachable from beyond this machine, and there is no token; set auth.tokens \
-             (or CODEX_NATIVE_API_AUTH_TOKEN) or bind 127.0.0.1",
+            "is reachable from beyond this machine, and there is no key; `codex-bridge keys add` \
+             makes one, or set auth.tokens (or CODEX_NATIVE_API_AUTH_TOKEN), or bind 127.0.0.1",
         );
+    }
+
+    for name in config.auth.limits.keys() {
+        if was_read("auth.tokens") && !config.auth.tokens.iter().any(|token| token.name == *name) {
+            wrong("auth.limits", &format!("there is no token {name:?}; keys of the file have theirs there"));
+        }
     }
 
     if config.app_server.connect.is_some() {
@@ -34,8 +41,10 @@ pub(super) fn check(config: &Config, origins: &Origins, profile: Profile, mistak
         if given("app_server.codex_bin") && origins.get("app_server.codex_bin") != unmeant {
             wrong("app_server.codex_bin", "has no meaning with app_server.connect: no child is started");
         }
-        if given("app_server.codex_config") {
-            wrong("app_server.codex_config", "has no meaning with app_server.connect: no child is started");
+        for key in ["app_server.codex_config", "app_server.processes"] {
+            if given(key) {
+                wrong(key, "has no meaning with app_server.connect: no child is started");
+            }
         }
     }
     for key in ["app_server.connect_token", "app_server.connect_token_file"] {
@@ -61,6 +70,17 @@ pub(super) fn check(config: &Config, origins: &Origins, profile: Profile, mistak
     }
     if given("store.encryption_key") && given("store.encryption_key_file") {
         wrong("store.encryption_key_file", "is given together with store.encryption_key; give one");
+    }
+
+    if given("fallback.api_key") && given("fallback.api_key_file") {
+        wrong("fallback.api_key_file", "is given together with fallback.api_key; give one");
+    }
+    if config.fallback.base_url.is_none() && was_read("fallback.base_url") {
+        for key in keys::KEYS.iter().map(|key| key.name) {
+            if key.starts_with("fallback.") && key != "fallback.base_url" && given(key) {
+                wrong(key, "has no meaning without fallback.base_url");
+            }
+        }
     }
 
     for (alias, model) in &config.models.aliases {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 /// The environment as it is now. Values that are not UTF-8 keep their shape with replacement characters,
@@ -11,6 +12,21 @@ pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
         .collect()
+}
+
+/// The listening sockets that a service manager holds for us (`LISTEN_FDS`), if it does. Nothing that we start
+/// inherits them, or hears of them: the variables are taken out of the environment, so call it once, before
+/// there are other threads.
+#[cfg(target_os = "linux")]
+pub fn passed_sockets() -> io::Result<Vec<TcpListener>> {
+    let mut passed = listenfd::ListenFd::from_env();
+    (0..passed.len()).map_while(|index| passed.take_tcp_listener(index).transpose()).collect()
+}
+
+/// There is no such service manager here.
+#[cfg(not(target_os = "linux"))]
+pub fn passed_sockets() -> io::Result<Vec<TcpListener>> {
+    Ok(Vec::new())
 }
 
 /// The folder that relative paths of flags and variables start from; `/` where it is gone.

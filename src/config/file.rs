@@ -49,20 +49,23 @@ pub(super) fn entries(path: &Path, text: &str, mistakes: &mut Vec<Mistake>) -> V
         }
         for (key, value) in content {
             let full = format!("{name}.{}", key.get_ref());
-            match keys::find(&full) {
-                Some(key_of) => given.push(Given {
-                    key: key_of,
-                    value: convert(value.get_ref()),
-                    source: source(Some(key.span().start)),
-                }),
-                None => unknown(full.clone(), key.span().start, keys::unknown_key(&full)),
+            let value = convert(value.get_ref());
+            let source = source(Some(key.span().start));
+            match (keys::find(&full), keys::find(name)) {
+                (Some(key), _) => given.push(Given { key, value, source }),
+                // A section of tables is one key.
+                (None, Some(tables)) => {
+                    let value = Value::Table(vec![(key.get_ref().to_string(), value)]);
+                    given.push(Given { key: tables, value, source });
+                }
+                (None, None) => unknown(full.clone(), key.span().start, keys::unknown_key(&full)),
             }
         }
     }
     given
 }
 
-fn convert(value: &DeValue<'_>) -> Value {
+pub(super) fn convert(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::Text(text.to_string()),
         DeValue::Integer(number) => {
@@ -82,6 +85,6 @@ fn convert(value: &DeValue<'_>) -> Value {
     }
 }
 
-fn line_at(text: &str, offset: usize) -> usize {
+pub(super) fn line_at(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }

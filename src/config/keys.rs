@@ -1,11 +1,13 @@
 //! The key table: every setting's name, kind, meaning and place. The loader, `config show` and the README's
 //! table all read this one list.
 
+use super::classes;
 use super::error::{Mistake, Source};
 use super::kinds::{
-    AccountChange, Address, BackendName, CipherKey, Count, Filter, Folder, Format, Host, Hosts, Kind, Map,
-    OnUnknownTools, OptionalFile, OptionalText, Origins, Place, Port, Positive, Program, RedisPrefix,
-    RedisUrl, ScaffoldName, Secret, Settings, Size, Span, SpanOrZero, Switch, Tokens,
+    AccountChange, Address, BackendName, BaseUrl, BreakerModeName, CipherKey, Count, Filter, Folder, Format,
+    Host, Hosts, Kind, Limits, Map, Names, OnUnknownTools, OptionalFile, OptionalText, Origins, Percent,
+    Place, Port, Positive, Processes, Program, Reasons, RedisPrefix, RedisUrl, ScaffoldName, Secret,
+    Settings, Size, Span, SpanOrZero, Switch, Tokens,
 };
 use super::sections::Config;
 use super::value::Value;
@@ -15,7 +17,7 @@ pub(super) const PREFIX: &str = "CODEX_BRIDGE_";
 
 /// One setting.
 pub(super) struct Key {
-    /// `section.key`.
+    /// `section.key`; of a section of tables, its name alone.
     pub(super) name: &'static str,
     /// For the README and for people who ask.
     pub(super) meaning: &'static str,
@@ -95,9 +97,14 @@ pub(super) static KEYS: &[Key] = &[
     key!(server.body_memory, Size, "All request bodies held at once, each until its call has ended; past it a body waits unread, at most `server.body_timeout`, and then is a 503."),
     key!(server.header_timeout, Span, "A client must have sent its request head by then; a kept-alive connection may be idle as long."),
     key!(server.body_timeout, Span, "A client must have sent its whole body by then."),
-    key!(auth.tokens, Tokens, "Bearer tokens by name: `name = \"secret\"` or `name = {file = \"path\"}`. With none, anyone who reaches the loopback address may call.")
+    key!(server.write_timeout, Span, "A client must take something of its answer within this while there is something to take; else its connection is closed."),
+    key!(server.max_connections, Positive, "Connections held at once. Past it, the one that is idle longest makes place; where none is idle, a newcomer gets a 503 (and `/healthz`, `/readyz`, `/v1/health`)."),
+    key!(auth.tokens, Tokens, "Bearer tokens by name: `name = \"secret\"` or `name = {file = \"path\"}`. With none, and no file of keys, anyone who reaches the loopback address may call.")
         .also(NATIVE_TOKEN)
         .secret(),
+    key!(auth.limits, Limits, "What a token of `auth.tokens` may do, by its name: `[auth.limits.name]` with what a key of the file can have (see Keys)."),
+    key!(auth.keys_file, OptionalFile, "Further keys, hashed; `codex-bridge keys` writes it. Where there is one, `/v1` is closed to everyone else.")
+        .default("`keys.toml` in `state.dir`, if it is there"),
     key!(app_server.codex_bin, Program, "The codex binary; else `codex` on PATH, else the project's own install.")
         .also("CODEX_BIN"),
     key!(app_server.codex_config, Settings, "Further `-c KEY=VALUE` settings for our own app-server.").secret(),
@@ -111,14 +118,36 @@ pub(super) static KEYS: &[Key] = &[
     key!(app_server.catalogue_check, Span, "How often the model catalogue is looked at again; a difference recycles the child."),
     key!(app_server.max_memory, Size, "Memory of our own app-server; past it a new one takes over, and the old one finishes what it has."),
     key!(app_server.memory_check, Span, "How often its memory is looked at; it is not replaced before the tenth look."),
+    key!(app_server.max_databases, Size, "Disk space of one app-server's databases (its log above all), which are looked at with its memory and deleted when it ends; past it a new one takes over."),
+    key!(app_server.processes, Processes, "App-servers of our own that share the load, 1 to 16: a new thread goes to the one with the fewest turns, and a conversation stays where it is."),
+    key!(app_server.probe_interval, SpanOrZero, "How often an app-server is asked whether it still answers; `0s` never asks."),
+    key!(app_server.probe_timeout, Span, "It must have answered by then; after two in a row that it did not, it is killed and another one started."),
+    key!(app_server.orphan_sweep, SpanOrZero, "How often, beside each new connection, threads of ours that nobody waits for are looked for, and their turns interrupted; `0s` never looks."),
     key!(app_server.start_timeout, Span, "The child must answer by then."),
     key!(app_server.request_timeout, Span, "One request to the app-server must be answered by then."),
     key!(models.default_model, OptionalText, "For requests that name no model; else the account's own default.")
         .also("CODEX_NATIVE_API_DEFAULT_MODEL"),
     key!(models.aliases, Map, "What a client may call a model: `\"gpt-4o-mini\" = \"gpt-6-luna\"`."),
     key!(admission.slots, Positive, "Turns that run at once."),
-    key!(admission.queue, Count, "Requests that wait for a slot; more is a 429."),
+    key!(admission.queue, Count, "Requests that wait for a slot; more is a 429. One key, and all `batch` requests together, get at most half of it."),
     key!(admission.queue_timeout, SpanOrZero, "Longest wait for a slot; more is a 429."),
+    key!(upstream.reserve_percent, Percent, "Share of the account's usage windows that is left to the owner's own Codex: past `100 - reserve_percent` new calls are a 429 `usage_limit_reached`."),
+    key!(upstream.refresh, Span, "The account's windows are asked for again when a call comes and they are this old; every answer tells them too."),
+    key!(breaker.mode, BreakerModeName, "The circuit breaker over the backend's failures: `enforce` refuses calls while it is open (503 `upstream_unavailable`), `observe` only tells that it would, `off` does not count."),
+    key!(breaker.failures, Positive, "Failures within `breaker.window` that open it, at the least."),
+    key!(breaker.failure_percent, Percent, "Share of the window's calls that must have failed, percent."),
+    key!(breaker.window, Span, "How far back calls count."),
+    key!(breaker.open, Span, "How long it stays open before calls probe the backend."),
+    key!(breaker.probes, Positive, "Probes at once; as many must succeed to close it, and one failure opens it again."),
+    key!(fallback.base_url, BaseUrl, "An OpenAI-compatible server, up to and with `/v1`, for calls that the app-server cannot take; none by default."),
+    key!(fallback.api_key, Secret, "Its API key; the caller's is never sent there.").secret(),
+    key!(fallback.api_key_file, OptionalFile, "File that holds `api_key`."),
+    key!(fallback.model, OptionalText, "What it calls the model, where `fallback.models` does not say; else the client's name is passed on."),
+    key!(fallback.models, Map, "What it calls each model of the client's: `\"gpt-6-luna\" = \"llama3.2\"`."),
+    key!(fallback.task_classes, Names, "Classes of tasks that it may take; empty is every call."),
+    key!(fallback.on, Reasons, "When it takes a call: `down` (no app-server, or the breaker is open), `logged_out`, `used_up`."),
+    key!(fallback.timeout, Span, "Its whole answer must be there by then."),
+    key!(fallback.max_calls, Positive, "Calls it has at once; one more fails as it would without it."),
     key!(turn.deadline, Span, "From dispatch to the end of the answer; more is a 504."),
     key!(turn.idle_timeout, Span, "Longest silence of the app-server; more is a 504."),
     key!(turn.max_output_bytes, Size, "All text of one answer; more is a 502."),
@@ -152,12 +181,21 @@ pub(super) static KEYS: &[Key] = &[
         .default("`responses.redb` in `state.dir`"),
     key!(store.max_records, Positive, "Most responses kept (`memory`, `embedded`); past it the least recently used goes."),
     key!(store.max_bytes, Size, "Most bytes they take (`memory`, `embedded`); past it the least recently used goes."),
+    key!(store.max_document_bytes, Size, "Most bytes of documents: conversations, stored chat completions, background responses, files, batches (`memory`, `embedded`); past it none is taken, 503 `store_full`."),
+    key!(store.document_ttl, Span, "A document lives this long after its last change."),
     key!(store.redis_url, RedisUrl, "`redis://[user:password@]host[:port][/db]`, `rediss://…` for TLS, or `unix:///path`, for `redis`.")
         .secret(),
     key!(store.redis_prefix, RedisPrefix, "What every key on the server begins with: bridges with the same one share their responses."),
     key!(store.encryption_key, CipherKey, "32 bytes in hex or base64: responses on disk or on the server are encrypted with it; templates, generated images and responses stored before it was set are not.")
         .secret(),
     key!(store.encryption_key_file, OptionalFile, "File that holds `encryption_key`."),
+    key!(background.max_jobs, Positive, "Background responses that have not ended; one more is a 429."),
+    key!(background.request_bytes, Size, "All their requests together; past it one more is a 429."),
+    key!(background.queue_timeout, Span, "How long one may wait for a slot, or for an app-server; after it, it has failed."),
+    key!(background.log_bytes, Size, "All their events that are kept for streams; past it the oldest of those that have ended go, and a later stream of it is a 400 `stream_expired`."),
+    key!(background.keep, Span, "Their events are kept this long after the end."),
+    key!(background.lease, Span, "With `store.backend = \"redis\"`: a bridge that was not heard of for this long is gone, and another one takes up what it had."),
+    classes::KEY,
     key!(requests.strict_params, Switch, "Whether request fields without effect are a 400 `unsupported_parameter`; else they are named in a header."),
     key!(requests.unknown_tools, OnUnknownTools, "Tools of types that are not served: `refuse` is a 400, `ignore` leaves them out and names them in a header."),
     key!(images.fetch, Switch, "Whether images given by `https:` address are fetched."),
@@ -218,7 +256,7 @@ pub(super) fn unknown_variable(name: &str) -> String {
 }
 
 fn sections() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().filter_map(|key| key.name.split_once('.')).map(|(section, _)| section)
+    KEYS.iter().filter_map(|key| key.name.split('.').next())
 }
 
 fn said(what: &str, suggestion: Option<&str>) -> String {

@@ -1,9 +1,13 @@
 //! What a key's value can be: how it is read, and how it is shown.
 
+mod limits;
 mod secrets;
+mod upstream;
 mod words;
 
+pub(super) use limits::Limits;
 pub(super) use secrets::{CipherKey, RedisUrl, Secret, Tokens};
+pub(super) use upstream::{BaseUrl, BreakerModeName, Names, Percent, Reasons};
 pub(super) use words::{
     AccountChange, Address, BackendName, Filter, Folder, Format, Host, Hosts, Map, OnUnknownTools,
     OptionalFile, OptionalText, Origins, Program, RedisPrefix, ScaffoldName, Settings,
@@ -92,6 +96,22 @@ impl Kind for Port {
     }
 
     fn show(value: &u16) -> serde_json::Value {
+        json!(value)
+    }
+}
+
+/// How many processes share the load.
+pub(super) struct Processes;
+
+impl Kind for Processes {
+    type Value = usize;
+
+    fn read(value: &Value, _: &Place<'_>) -> Result<usize, String> {
+        let count = value.integer().and_then(|number| usize::try_from(number).ok());
+        count.filter(|count| (1..=16).contains(count)).ok_or_else(|| "wants a number from 1 to 16".into())
+    }
+
+    fn show(value: &usize) -> serde_json::Value {
         json!(value)
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -12,7 +13,7 @@ use super::kinds::{CipherKey, Kind, Place, Secret};
 use super::sections::{Config, Machine, NamedToken};
 use super::show::Setting;
 use super::value::Value;
-use super::{check, file, keys};
+use super::{api_keys, check, classes, file, keys};
 
 /// Everything a load depends on, beside the files it reads.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub enum Profile {
     Serve,
     /// The demo: no file unless one is named, a state folder of its own, key `demo` unless there is another.
     Demo,
+    /// To look after the keys, which may be what it still lacks.
+    Keys,
 }
 
 /// One flag as given.
@@ -113,6 +116,7 @@ pub fn load(request: &Request, read: &dyn Fn(&Path) -> io::Result<String>) -> Re
     if request.profile == Profile::Demo {
         for_demo(&mut config);
     }
+    api_keys::load(&mut config, read, &mut mistakes);
     check::check(&config, &origins, request.profile, &mut mistakes);
     if !mistakes.is_empty() {
         mistakes.sort_by_key(|mistake| layer(&mistake.source));
@@ -147,7 +151,15 @@ fn machine(request: &Request) -> Machine {
         program: request.program.clone(),
         runtime_dir: environment.get("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute()),
         environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        watchdog: watchdog(environment),
     }
+}
+
+/// How often the service manager wants to hear from us, where it is us that it means.
+fn watchdog(environment: &BTreeMap<String, String>) -> Option<Duration> {
+    let meant = environment.get("WATCHDOG_PID").is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    let micros = environment.get("WATCHDOG_USEC")?.parse().ok().filter(|micros| *micros > 0)?;
+    meant.then(|| Duration::from_micros(micros))
 }
 
 /// A base folder by its variable (relative ones do not count), else below the home.
@@ -168,7 +180,7 @@ fn config_file(
     let path = match (&request.file, request.profile) {
         (Some(path), _) => request.working_dir.join(path),
         (None, Profile::Demo) => return None,
-        (None, Profile::Serve) => {
+        (None, Profile::Serve | Profile::Keys) => {
             xdg(request, home, "XDG_CONFIG_HOME", ".config").0?.join("codex-bridge/config.toml")
         }
     };
@@ -203,7 +215,11 @@ fn variables(environment: &BTreeMap<String, String>, given: &mut Vec<Given>, mis
         take(key, &key.variable());
     }
     for name in environment.keys().filter(|name| name.starts_with(PREFIX)) {
-        if !KEYS.iter().any(|key| key.variable() == *name) {
+        if let Some((key, value)) = classes::of_variable(name, &environment[name]) {
+            if !environment[name].is_empty() {
+                given.push(Given { key, value, source: Source::Variable(name.clone()) });
+            }
+        } else if !KEYS.iter().any(|key| key.variable() == *name) {
             let source = Source::Variable(name.clone());
             let problem = keys::unknown_variable(name);
             mistakes.push(Mistake { key: name.clone(), value: None, source, problem });
@@ -247,6 +263,12 @@ fn read_secret_files(
             Err(problem) => {
                 mistakes.push(check::mistake("app_server.connect_token_file", config, origins, problem));
             }
+        }
+    }
+    if let Some(path) = config.fallback.api_key_file.clone() {
+        match text(&path).and_then(|text| Secret::read(&text, &place)) {
+            Ok(key) => config.fallback.api_key = config.fallback.api_key.take().or(key),
+            Err(problem) => mistakes.push(check::mistake("fallback.api_key_file", config, origins, problem)),
         }
     }
     if let Some(path) = config.store.encryption_key_file.clone() {

@@ -1,5 +1,11 @@
 //! One struct per concern. `Default` is what a fresh install runs with; each default says why.
 
+mod background;
+mod upstream;
+
+pub use self::background::BackgroundConfig;
+pub use self::upstream::{BreakerConfig, BreakerMode, FallbackConfig, FallbackReason, UpstreamConfig};
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -9,6 +15,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::SecretString;
+
+use super::classes::ClassesConfig;
+use crate::model::Priority;
 
 /// Everything the daemon is told.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +32,12 @@ pub struct Config {
     pub models: ModelsConfig,
     /// `admission.*`
     pub admission: AdmissionConfig,
+    /// `upstream.*`
+    pub upstream: UpstreamConfig,
+    /// `breaker.*`
+    pub breaker: BreakerConfig,
+    /// `fallback.*`
+    pub fallback: FallbackConfig,
     /// `turn.*`
     pub turn: TurnConfig,
     /// `stream.*`
@@ -31,6 +46,10 @@ pub struct Config {
     pub continuation: ContinuationConfig,
     /// `store.*`
     pub store: StoreConfig,
+    /// `background.*`
+    pub background: BackgroundConfig,
+    /// `classes.*`
+    pub classes: ClassesConfig,
     /// `requests.*`
     pub requests: RequestsConfig,
     /// `images.*`
@@ -63,6 +82,8 @@ pub struct Machine {
     pub runtime_dir: Option<PathBuf>,
     /// The whole environment, of which the app-server inherits what it needs.
     pub environment: Vec<(OsString, OsString)>,
+    /// How often the service manager wants a sign of life.
+    pub watchdog: Option<Duration>,
 }
 
 impl fmt::Debug for Machine {
@@ -96,6 +117,10 @@ pub struct ServerConfig {
     pub body_timeout: Duration,
     /// A client must have sent its request head by then; as long may a kept-alive connection be idle.
     pub header_timeout: Duration,
+    /// A client must take something of its answer within this, while there is something to take.
+    pub write_timeout: Duration,
+    /// Connections held at once.
+    pub max_connections: usize,
 }
 
 impl Default for ServerConfig {
@@ -110,6 +135,9 @@ impl Default for ServerConfig {
             body_memory: 256 * 1024 * 1024,
             body_timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            // Some 30 KB each; under the usual limit of 1024 descriptors, with room for the store and the children.
+            max_connections: 512,
         }
     }
 }
@@ -117,8 +145,58 @@ impl Default for ServerConfig {
 /// Who may call.
 #[derive(Debug, Clone, Default)]
 pub struct AuthConfig {
-    /// None: anyone who reaches the (then loopback) address.
+    /// With none, and no file of keys: anyone who reaches the (then loopback) address.
     pub tokens: Vec<NamedToken>,
+    /// What these tokens may do, by name.
+    pub limits: BTreeMap<String, KeyLimits>,
+    /// The file of further keys; `keys.toml` in the state folder where none is named.
+    pub keys_file: Option<PathBuf>,
+    /// What stands in it; `None` where there is no file.
+    pub keys: Option<Vec<NamedKey>>,
+}
+
+impl AuthConfig {
+    /// Whether anyone may call. A file of keys closes `/v1` also while it is empty: the last key that goes is not
+    /// to open the door.
+    pub fn is_open(&self) -> bool {
+        self.tokens.is_empty() && self.keys.is_none()
+    }
+}
+
+/// One key of the file, by its hash.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NamedKey {
+    /// For logs and ownership of responses.
+    pub name: String,
+    /// SHA-256 of the secret.
+    pub digest: [u8; 32],
+    /// What it may do.
+    pub limits: KeyLimits,
+}
+
+/// What one key may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyLimits {
+    /// Requests a minute; more is a 429.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens a minute, of input and output; more is a 429.
+    pub tokens_per_minute: Option<u32>,
+    /// Turns at once; more wait.
+    pub concurrency: Option<usize>,
+    /// Models and aliases it may use; `None` for all.
+    pub models: Option<Vec<String>>,
+    /// For its requests that name none.
+    pub default_model: Option<String>,
+    /// The best class its requests can have.
+    pub priority: Priority,
+}
+
+impl KeyLimits {
+    /// Whether both allow as much a minute.
+    pub fn has_rates_of(&self, other: &Self) -> bool {
+        self.requests_per_minute == other.requests_per_minute
+            && self.tokens_per_minute == other.tokens_per_minute
+    }
 }
 
 /// One bearer token and the name its requests are accounted to.
@@ -155,6 +233,16 @@ pub struct AppServerConfig {
     pub max_memory: usize,
     /// How often its memory is looked at. It is not replaced before the tenth look.
     pub memory_check: Duration,
+    /// Databases of one child of ours (its log above all), bytes; past it a new one takes over.
+    pub max_databases: usize,
+    /// Children of ours that share the load.
+    pub processes: usize,
+    /// How often it is asked whether it still answers; zero never asks.
+    pub probe_interval: Duration,
+    /// An answer must come by then; after two in a row that did not, it is given up.
+    pub probe_timeout: Duration,
+    /// How often threads of ours that nobody waits for are looked for; zero never looks.
+    pub orphan_sweep: Duration,
     /// The child must be initialised by then.
     pub start_timeout: Duration,
     /// One JSON-RPC request must be answered by then.
@@ -176,6 +264,11 @@ impl Default for AppServerConfig {
             // 88 MB at its start, 190 after a thousand calls.
             max_memory: 1024 * 1024 * 1024,
             memory_check: Duration::from_secs(30),
+            max_databases: 256 * 1024 * 1024,
+            processes: 1,
+            probe_interval: Duration::from_secs(5),
+            probe_timeout: Duration::from_secs(8),
+            orphan_sweep: Duration::from_secs(5 * 60),
             start_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(30),
         }
@@ -406,6 +499,11 @@ pub struct StoreConfig {
     pub max_records: usize,
     /// Most bytes they take; past it the least recently used goes.
     pub max_bytes: usize,
+    /// Most bytes of documents (conversations, stored chat completions, background calls, files, batches), where the
+    /// store is ours to bound; past it none is put.
+    pub max_document_bytes: usize,
+    /// A document lives this long after its last change.
+    pub document_ttl: Duration,
     /// `redis://[user:password@]host[:port][/db]` or `unix:///path`; a secret.
     pub redis_url: Option<SecretString>,
     /// What every key begins with: bridges with the same one share their responses.
@@ -423,6 +521,8 @@ impl Default for StoreConfig {
             path: None,
             max_records: 100_000,
             max_bytes: 512 * 1024 * 1024,
+            max_document_bytes: 1024 * 1024 * 1024,
+            document_ttl: Duration::from_secs(30 * 24 * 3600),
             redis_url: None,
             redis_prefix: "codex-bridge:".into(),
             encryption_key: None,

@@ -13,7 +13,7 @@ use super::sections::Config;
 /// One key as it is in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
-    /// `section.key`.
+    /// `section.key`, or a section of tables.
     pub key: &'static str,
     /// Masked where it is a secret; null where it is not set.
     pub value: serde_json::Value,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::model::Priority;
 
 /// A load in a made-up machine: its files and variables are all there is.
 #[derive(Default)]
@@ -457,6 +458,64 @@ fn web_origins_are_taken_as_browsers_send_them() {
     origins("*").wrong_once("is no origin");
 }
 
+const KEYS: &str = "/home/u/.local/state/codex-bridge/keys.toml";
+
+/// A key of this name and secret, as the file has it.
+fn kept(name: &str, secret: &str) -> String {
+    let limits = KeyLimits::default();
+    with_key("", &NamedKey { name: name.into(), digest: digest(secret.as_bytes()), limits })
+}
+
+#[test]
+fn a_file_of_keys_is_read_where_it_is_and_closes_the_door() {
+    assert!(Load::new().right().auth.is_open());
+    let config = Load::new().file(KEYS, &kept("one", "x")).right();
+    assert_eq!(config.auth.keys.as_ref().unwrap()[0].name, "one");
+    assert!(!config.auth.is_open());
+    for closed in [
+        Load::new().file(KEYS, ""),
+        Load::new().variable("CODEX_BRIDGE_AUTH__KEYS_FILE", "/srv/none.toml"),
+        Load::new()
+            .toml("[auth]\nkeys_file = \"mine.toml\"\n")
+            .file("/home/u/.config/codex-bridge/mine.toml", ""),
+    ] {
+        let auth = closed.right().auth;
+        assert!(!auth.is_open() && auth.keys.unwrap().is_empty());
+    }
+    // Enough for an address that others reach.
+    Load::new().file(KEYS, &kept("one", "x")).toml("[server]\nhost = \"0.0.0.0\"\n").right();
+    Load::new().toml("[server]\nhost = \"0.0.0.0\"\n").wrong_once("there is no key");
+}
+
+#[test]
+fn a_name_or_a_secret_twice_is_refused() {
+    let with_token = |keys: &str| Load::new().file(KEYS, keys).toml("[auth.tokens]\nops = \"hunter2\"\n");
+    with_token(&kept("one", "x")).right();
+    with_token(&kept("ops", "x")).wrong_once("has the name of the token \"ops\"");
+    let mistake = with_token(&kept("one", "hunter2")).wrong();
+    assert!(mistake[0].contains("has the secret of the token \"ops\""), "{mistake:?}");
+    assert!(!mistake.concat().contains("hunter2"));
+    let twice = kept("one", "x") + &kept("two", "x");
+    Load::new().file(KEYS, &twice).wrong_once("has the same secret as \"one\"");
+}
+
+#[test]
+fn tokens_have_limits_by_name() {
+    let tokens = "[auth.tokens]\nops = \"hunter2\"\n";
+    let limited = |limits: &str| Load::new().toml(&format!("{tokens}[auth.limits.ops]\n{limits}\n"));
+    let limits =
+        limited("requests_per_minute = 5\nmodels = [\"a\"]\npriority = \"batch\"").right().auth.limits;
+    assert_eq!((limits["ops"].requests_per_minute, limits["ops"].concurrency), (Some(5), None));
+    assert_eq!(limits["ops"].priority, crate::model::Priority::Batch);
+    let variable = |limits: &str| Load::new().toml(tokens).variable("CODEX_BRIDGE_AUTH__LIMITS", limits);
+    let limits = variable("{ops = {tokens_per_minute = 1000}}").right().auth.limits;
+    assert_eq!(limits["ops"].tokens_per_minute, Some(1000));
+    variable("ops=5").wrong_once("wants a table of names and limits");
+    limited("requests = 5").wrong_once("ops.requests is unknown");
+    limited("concurrency = 0").wrong_once("ops.concurrency wants a whole number");
+    variable("{nobody = {concurrency = 1}}").wrong_once("there is no token \"nobody\"");
+}
+
 #[test]
 fn the_demo_stands_apart_from_the_users_own_daemon() {
     let config = Load::new().toml("[server]\nport = 1\n").demo().right();
@@ -512,6 +571,39 @@ fn the_environment_example_is_right_in_every_line() {
 }
 
 #[test]
+fn the_fallback_is_somewhere_and_its_key_is_never_shown() {
+    let told = |more: &str| {
+        Load::new().toml(&format!("[fallback]\nbase_url = \"http://127.0.0.1:11434/v1\"\n{more}"))
+    };
+    let text = "api_key = \"hunter2\"\nmodel = \"theirs\"\non = [\"used_up\", \"down\"]\n\
+                task_classes = [\"normalization\"]\nmodels = { mini = \"small\" }\n";
+    let loaded = told(text).load().unwrap();
+    let fallback = &loaded.config.fallback;
+    assert_eq!(fallback.api_key.as_ref().map(ExposeSecret::expose_secret), Some("hunter2"));
+    assert_eq!(fallback.on, [FallbackReason::UsedUp, FallbackReason::Down]);
+    assert_eq!((&fallback.models["mini"], fallback.task_classes.len()), (&"small".to_owned(), 1));
+    for listing in [as_text(&loaded.settings), format!("{:?}", loaded.config)] {
+        assert!(!listing.contains("hunter2"), "{listing}");
+    }
+    let named = |machine: Load| machine.variable("CODEX_BRIDGE_FALLBACK__API_KEY_FILE", "/key");
+    let config = named(told("").file("/key", "abc\n")).right();
+    assert_eq!(config.fallback.api_key.unwrap().expose_secret(), "abc");
+    named(told("api_key = \"def\"\n").file("/key", "abc\n")).wrong_once("give one");
+    named(told("")).wrong_once("cannot read /key");
+    for wrong in ["ollama", "ftp://127.0.0.1/v1", "http://user:pw@127.0.0.1/v1", "http://127.0.0.1/v1?key=1"]
+    {
+        Load::new().variable("CODEX_BRIDGE_FALLBACK__BASE_URL", wrong).wrong_once("wants an address");
+    }
+    told("on = []\n").wrong_once("wants some of \"down\"");
+    told("on = [\"tired\"]\n").wrong_once("wants some of \"down\"");
+    Load::new()
+        .toml("[fallback]\nmodel = \"theirs\"\n")
+        .wrong_once("has no meaning without fallback.base_url");
+    Load::new().toml("[upstream]\nreserve_percent = 101\n").wrong_once("from 0 to 100");
+    Load::new().toml("[breaker]\nmode = \"on\"\n").wrong_once("wants \"observe\", \"enforce\" or \"off\"");
+}
+
+#[test]
 fn the_readme_has_the_table_of_all_keys() {
     let readme = include_str!("../../README.md");
     let (_, rest) = readme.split_once("<!-- configuration:begin -->\n").expect("the begin marker");
@@ -520,4 +612,81 @@ fn the_readme_has_the_table_of_all_keys() {
         table == markdown_table(),
         "the README's table differs; put the output of `codex-bridge config reference` between the markers"
     );
+}
+
+#[test]
+fn task_classes_are_built_in_changed_and_added() {
+    let classes = |load: Load| load.right().classes.0;
+    let built_in = classes(Load::new());
+    let names: Vec<&str> = built_in.keys().map(String::as_str).collect();
+    assert_eq!(names, ["intent_classification", "normalization", "side_reasoning", "small_verification"]);
+    assert_eq!(built_in["side_reasoning"].priority, Some(Priority::Batch));
+    assert!(built_in.values().all(|class| class.instruction_prefix.is_none() && class.model.is_none()));
+
+    let toml = "[classes.triage]\nmodel = \"m\"\neffort = [\"none\", \"low\"]\ndeadline = \"5s\"\nmax_output_tokens = 64\n\
+                priority = \"batch\"\ninstruction_prefix = \"Be brief, please.\"\n\
+                [classes.normalization]\ndeadline = 7\nverbosity = \"\"\n";
+    let with = || Load::new().toml(toml).variable("CODEX_BRIDGE_CLASSES__TRIAGE__MODEL", "n");
+    let given = classes(with());
+    let triage = ClassConfig {
+        model: Some("n".into()),
+        effort: vec!["none".into(), "low".into()],
+        verbosity: None,
+        deadline: Some(Duration::from_secs(5)),
+        max_output_tokens: Some(64),
+        priority: Some(Priority::Batch),
+        instruction_prefix: Some("Be brief, please.".into()),
+    };
+    assert_eq!(given["triage"], triage);
+    let changed = ClassConfig {
+        deadline: Some(Duration::from_secs(7)),
+        verbosity: None,
+        ..built_in["normalization"].clone()
+    };
+    assert_eq!(given["normalization"], changed);
+    assert_eq!(given["side_reasoning"], built_in["side_reasoning"]);
+
+    let by_variable = Load::new()
+        .variable("CODEX_BRIDGE_CLASSES__MY_OWN__EFFORT", "minimal,low")
+        .variable("CODEX_BRIDGE_CLASSES__MY_OWN__MODEL", "")
+        .variable("CODEX_BRIDGE_CLASSES__MY_OWN__INSTRUCTION_PREFIX", "a, b; c = d");
+    let own = &classes(by_variable)["my_own"];
+    assert_eq!(own.effort, ["minimal", "low"]);
+    assert_eq!((&own.model, own.instruction_prefix.as_deref()), (&None, Some("a, b; c = d")));
+
+    let shown = with().load().unwrap();
+    assert_eq!(source_of(&shown, "classes"), "CODEX_BRIDGE_CLASSES__TRIAGE__MODEL");
+    let classes = shown.settings.iter().find(|setting| setting.key == "classes").unwrap();
+    assert_eq!(classes.value["triage"]["effort"], serde_json::json!(["none", "low"]));
+    assert_eq!(classes.value["normalization"]["deadline"], "7s");
+}
+
+#[test]
+fn every_mistake_in_a_task_class_is_told() {
+    let mistakes = Load::new()
+        .toml(
+            "[classes.One]\n[classes.two]\neffort = 5\nverbosity = \"loud\"\nnope = 1\n[classes]\nthree = 3\n\
+             [classes.four]\ndeadline = \"0s\"\npriority = \"low\"\nmax_output_tokens = 0\n",
+        )
+        .variable("CODEX_BRIDGE_CLASSES", "five")
+        .variable("CODEX_BRIDGE_CLASSES__SIX__NOPE", "x")
+        .wrong();
+    let all = mistakes.join("\n");
+    for expected in [
+        "\"One\" is no name of a class",
+        "two.effort wants an effort",
+        "two.verbosity wants \"low\" or \"medium\" or \"high\"",
+        "two.nope is unknown",
+        "\"three\" wants a table",
+        "four.deadline wants a duration longer than zero",
+        "four.priority wants \"interactive\" or \"batch\"",
+        "four.max_output_tokens wants a whole number",
+        "wants tables",
+        "six.nope is unknown",
+    ] {
+        assert!(all.contains(expected), "{expected}: {all}");
+    }
+    let many = |count: usize| (0..count).fold(String::new(), |text, n| text + &format!("[classes.c{n}]\n"));
+    Load::new().toml(&many(60)).right();
+    Load::new().toml(&many(61)).wrong_once("is one too many: at most 64 classes");
 }

@@ -64,3 +64,13 @@ pub enum LoginState {
     /// The provider needs no login (a custom one, say).
     NotNeeded,
 }
+
+impl LoginState {
+    /// The account that calls are made as, where there is one.
+    pub fn identity(&self) -> Option<&str> {
+        match self {
+            Self::LoggedIn(account) => Some(&account.identity),
+            Self::LoggedOut | Self::NotNeeded => None,
+        }
+    }
+}

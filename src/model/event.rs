@@ -101,6 +101,21 @@ pub enum IncompleteReason {
     ContentFilter,
 }
 
+impl IncompleteReason {
+    /// Its official word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxOutputTokens => "max_output_tokens",
+            Self::ContentFilter => "content_filter",
+        }
+    }
+
+    /// The inverse of [`IncompleteReason::as_str`].
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::MaxOutputTokens, Self::ContentFilter].into_iter().find(|reason| reason.as_str() == word)
+    }
+}
+
 /// Tokens of one upstream response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {

@@ -60,6 +60,11 @@ id! {
     KeyId
 }
 
+id! {
+    /// The class of a task: whose defaults a call takes.
+    TaskClass
+}
+
 impl ResponseId {
     /// A fresh id. Random, so that it cannot be guessed by another key's holder.
     pub fn generate() -> Self {

@@ -77,7 +77,12 @@ impl Item {
 
     /// About how many bytes the item takes, for bounds; not its exact serialised size.
     pub fn weight(&self) -> usize {
-        self.0.iter().map(|(key, value)| key.len() + 4 + weigh(value)).sum()
+        Self::weight_of(&self.0)
+    }
+
+    /// The same, of an item's fields.
+    pub fn weight_of(fields: &Map<String, Value>) -> usize {
+        fields.iter().map(|(key, value)| key.len() + 4 + weigh(value)).sum()
     }
 }
 

@@ -1,9 +1,15 @@
 //! What a client asks, decoded: the same for both APIs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CallTrace, Item, KeyId, RequestId, ResponseId, SessionIdentity, Tool, ToolChoice, WebSearch};
+use tokio::time::Instant;
+
+use super::{
+    CallTrace, Item, KeyId, RequestId, ResponseId, SessionIdentity, TaskClass, Tool, ToolChoice, Usage,
+    WebSearch,
+};
 
 /// One call, decoded and checked at the edge. Items are in the form `thread/inject_items` takes: typed,
 /// `developer` instead of `system`, content as parts, images inlined.
@@ -18,6 +24,14 @@ pub struct TurnRequest {
     /// Which conversation of the caller's it belongs to; scopes what is looked for beside `previous`. One
     /// that the caller did not name gives way to that of `previous`.
     pub session: SessionIdentity,
+    /// The class of task it is, for figures and the log; its defaults are already in the other fields.
+    pub task_class: Option<TaskClass>,
+    /// Who goes first where there is a queue.
+    pub priority: Priority,
+    /// Most turns of its key at once.
+    pub concurrency: Option<usize>,
+    /// Longest time from dispatch to the end, where it is to be less than the setting.
+    pub deadline: Option<Duration>,
     /// What becomes of it, for the caller and the log.
     pub trace: CallTrace,
     /// The model as the client named it; the bridge resolves aliases and the default.
@@ -48,6 +62,10 @@ pub struct TurnRequest {
     pub web_search: Option<WebSearch>,
     /// The backend's own image generation.
     pub image_generation: bool,
+    /// What earlier attempts at this answer took; counted with its own.
+    pub spent: Option<Usage>,
+    /// When it is to be done, the wait for its turn included: a further attempt at an answer has no time of its own.
+    pub until: Option<Instant>,
     /// Most tokens of the answer's text; past it the answer is cut and incomplete.
     pub max_output_tokens: Option<u64>,
     /// Sequences that end the answer's text; none is part of it.
@@ -56,12 +74,52 @@ pub struct TurnRequest {
     pub max_retry_wait: Option<Duration>,
     /// What is kept of the call once it has ended.
     pub retention: Retention,
+    /// What the edge wants to have back with a stored record: text of its own that nobody else reads.
+    pub head: Option<Arc<str>>,
     /// The encrypted content of reasoning items is wanted.
     pub encrypted_reasoning: bool,
     /// Calls with different ones are not to share a prompt cache key.
     pub prompt_cache_key: Option<String>,
     /// Passed on as `responsesapiClientMetadata`, with the session's id.
     pub client_metadata: BTreeMap<String, String>,
+}
+
+impl TurnRequest {
+    /// How long it may take, where `setting` is the most.
+    pub fn time_limit(&self, setting: Duration) -> Duration {
+        self.deadline.map_or(setting, |wanted| wanted.min(setting))
+    }
+}
+
+/// Who goes first where there is a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Priority {
+    /// Somebody waits.
+    #[default]
+    Interactive,
+    /// Nobody does: what is left of the slots is enough.
+    Batch,
+}
+
+impl Priority {
+    /// By its word.
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::Interactive, Self::Batch].into_iter().find(|priority| priority.as_str() == word)
+    }
+
+    /// The word for it in settings, headers, traces and records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Interactive => "interactive",
+            Self::Batch => "batch",
+        }
+    }
+
+    /// The lower of the two.
+    #[must_use]
+    pub fn or_lower(self, other: Self) -> Self {
+        self.max(other)
+    }
 }
 
 /// What is kept of a call once it has ended.

@@ -48,9 +48,10 @@ impl SessionIdentity {
         Self { id: SessionId::generate(), source: SessionSource::Fresh, scopes: false }
     }
 
-    /// The session of a request that continues this one's response and names none.
-    pub fn inherited(id: SessionId) -> Self {
-        Self { id, source: SessionSource::Previous, scopes: true }
+    /// The session of a request that continues this one's response and names none. A scope where the caller has
+    /// named it (`by_caller`) in an earlier request: that name it sends again.
+    pub fn inherited(id: SessionId, by_caller: bool) -> Self {
+        Self { id, source: SessionSource::Previous, scopes: by_caller }
     }
 
     /// Its id.
@@ -66,6 +67,11 @@ impl SessionIdentity {
     /// Whether the caller named it.
     pub fn is_named(&self) -> bool {
         matches!(self.source, SessionSource::Header(_) | SessionSource::Body(_))
+    }
+
+    /// Whether the caller named it, in this request or in an earlier one.
+    pub fn is_by_caller(&self) -> bool {
+        self.is_named() || self.scopes
     }
 
     /// Within what a conversation's earlier threads are looked for: what the caller named, or its response does.
@@ -109,10 +115,14 @@ mod tests {
         let of_one = SessionIdentity::of_one_request(id.clone(), header);
         assert_eq!((of_one.scope(), of_one.is_named()), (None, true));
         // Its continuation has it from then on.
-        assert_eq!(SessionIdentity::inherited(of_one.id().clone()).scope(), Some(&id));
-        assert!(!SessionIdentity::inherited(of_one.id().clone()).is_named());
+        let inherited = |from: &SessionIdentity| SessionIdentity::inherited(id.clone(), from.is_by_caller());
+        let further = inherited(&of_one);
+        assert_eq!((further.scope(), further.is_named()), (Some(&id), false));
+        assert_eq!(inherited(&further).scope(), Some(&id));
         assert_eq!(SessionIdentity::fresh().scope(), None);
-        assert_eq!(SessionIdentity::derived(id).scope(), None);
+        let derived = SessionIdentity::derived(id.clone());
+        assert_eq!((derived.scope(), inherited(&derived).scope()), (None, None));
+        assert_eq!(inherited(&inherited(&derived)).scope(), None);
         assert_ne!(SessionIdentity::fresh(), SessionIdentity::fresh());
     }
 }

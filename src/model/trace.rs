@@ -50,6 +50,8 @@ pub struct Trace {
     pub turns: u32,
     /// How often the app-server tried again upstream.
     pub retries: u32,
+    /// Turns run again because the app-server was lost under them, before the client had seen anything.
+    pub reruns: u32,
     /// Figures of the upstream response.
     pub usage: Option<Usage>,
     /// How it ended.
