@@ -6,10 +6,11 @@
 //! - `conversation`, `directives`, `toolpick`, `rules`: a request body becomes an `answer`; pure.
 //! - `instance`, `borrow`, `pattern`: a JSON schema becomes an instance.
 //! - `script`, `output`, `usage`: an answer becomes the official events.
-//! - `engine`, `requests`: what both faces share.
+//! - `engine`, `requests`, `account`: what both faces share.
 //! - `http`, `listener`: the plain face, and the sockets of both.
 //! - `backend`, `ws`, `history`, `tls`, `login`: the face that a logged-in Codex sees.
 
+mod account;
 mod answer;
 mod backend;
 mod borrow;
@@ -42,6 +43,7 @@ use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio_util::sync::DropGuard;
 
+pub use self::account::{AccountChange, Filled};
 use self::engine::Engine;
 use self::listener::Served;
 pub use self::requests::{SeenRequest, Transport};
@@ -164,9 +166,19 @@ impl StandIn {
         self.engine.requests.all()
     }
 
+    /// Answers that have begun and not ended; one ends with its connection too.
+    pub fn open(&self) -> usize {
+        self.engine.open()
+    }
+
     /// Forgets the requests so far.
     pub fn clear_requests(&self) {
         self.engine.requests.clear();
+    }
+
+    /// Says how the made-up account stands from now on.
+    pub fn change_account(&self, change: AccountChange) {
+        self.engine.account.change(change);
     }
 
     /// Stops listening and drops every connection.
@@ -271,5 +283,7 @@ fn unix_seconds() -> u64 {
     unix_millis() / 1000
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -2,23 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, State, WebSocketUpgrade};
+use axum::extract::{DefaultBodyLimit, Request, State, WebSocketUpgrade};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use serde_json::{Value, json};
 
-use super::engine::{Engine, PLAN, RESETS_IN};
-use super::http::{MAX_BODY_BYTES, control, models, responses};
+use super::account::PLAN;
+use super::engine::{Engine, Refusal};
+use super::http::{MAX_BODY_BYTES, control, models, refused, responses};
 use super::login::{self, ACCOUNT};
 use super::unix_seconds;
 use super::ws;
-
-/// The first window: what share is used, and how long it is.
-const PRIMARY: (u64, u64) = (42, 5 * 3600);
-/// The second window.
-const SECONDARY: (u64, u64) = (17, 7 * 24 * 3600);
 
 /// A PNG of one pixel.
 const IMAGE: &str =
@@ -34,6 +31,7 @@ pub(crate) fn routes(engine: Arc<Engine>) -> Router {
         .route("/backend-api/wham/accounts/check", get(accounts))
         .route("/backend-api/wham/usage", get(usage))
         .route("/backend-api/wham/settings/user", get(settings))
+        .route_layer(from_fn_with_state(Arc::clone(&engine), check_token))
         .route("/oauth/token", post(refresh))
         .route("/oauth/revoke", post(settings))
         .merge(control())
@@ -47,16 +45,12 @@ pub(crate) fn plain_routes(engine: Arc<Engine>) -> Router {
     control().with_state(engine)
 }
 
-/// The windows as the event that comes before an answer.
-pub(crate) fn rate_limits_event() -> Value {
-    let window = |(used, seconds): (u64, u64)| json!({"used_percent": used, "window_minutes": seconds / 60, "reset_at": unix_seconds() + RESETS_IN});
-    json!({
-        "type": "codex.rate_limits",
-        "plan_type": PLAN,
-        "rate_limits": {
-            "allowed": true, "limit_reached": false, "primary": window(PRIMARY), "secondary": window(SECONDARY),
-        },
-    })
+/// Turns everything away whose token is good no more.
+async fn check_token(State(engine): State<Arc<Engine>>, request: Request, next: Next) -> Response {
+    if engine.account.is_revoked() {
+        return refused(&Refusal::revoked());
+    }
+    next.run(request).await
 }
 
 async fn upgrade(
@@ -71,23 +65,16 @@ async fn upgrade(
 
 /// Over HTTP the windows are headers.
 async fn responses_with_windows(
-    engine: State<Arc<Engine>>,
+    State(engine): State<Arc<Engine>>,
     uri: Uri,
     headers: HeaderMap,
     body: axum::body::Bytes,
 ) -> Response {
-    let mut response = responses(engine, uri, headers, body).await;
-    let reset = unix_seconds() + RESETS_IN;
-    let windows = [
-        ("x-codex-primary-used-percent", PRIMARY.0),
-        ("x-codex-primary-window-minutes", PRIMARY.1 / 60),
-        ("x-codex-primary-reset-at", reset),
-        ("x-codex-secondary-used-percent", SECONDARY.0),
-        ("x-codex-secondary-window-minutes", SECONDARY.1 / 60),
-        ("x-codex-secondary-reset-at", reset),
-    ];
-    for (name, value) in windows {
-        response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from(value));
+    let mut response = responses(State(Arc::clone(&engine)), uri, headers, body).await;
+    for (name, value) in engine.account.headers() {
+        if let Ok(name) = HeaderName::try_from(name) {
+            response.headers_mut().insert(name, HeaderValue::from(value));
+        }
     }
     response
 }
@@ -121,19 +108,7 @@ async fn accounts(State(engine): State<Arc<Engine>>) -> Json<Value> {
 
 async fn usage(State(engine): State<Arc<Engine>>) -> Json<Value> {
     engine.travel().await;
-    let window = |(used, seconds): (u64, u64)| {
-        json!({
-            "used_percent": used, "limit_window_seconds": seconds, "reset_after_seconds": RESETS_IN,
-            "reset_at": unix_seconds() + RESETS_IN,
-        })
-    };
-    Json(json!({
-        "plan_type": PLAN,
-        "rate_limit": {
-            "allowed": true, "limit_reached": false, "primary_window": window(PRIMARY), "secondary_window": window(SECONDARY),
-        },
-        "credits": {"has_credits": false, "unlimited": false, "balance": "0"},
-    }))
+    Json(engine.account.usage())
 }
 
 async fn settings(State(engine): State<Arc<Engine>>) -> Json<Value> {
@@ -141,8 +116,15 @@ async fn settings(State(engine): State<Arc<Engine>>) -> Json<Value> {
     Json(json!({}))
 }
 
-async fn refresh() -> Json<Value> {
-    Json(login::tokens())
+async fn refresh(State(engine): State<Arc<Engine>>) -> Response {
+    if engine.account.is_revoked() {
+        let error = json!({
+            "message": "Your refresh token has been invalidated.", "type": "invalid_request_error", "param": null,
+            "code": "refresh_token_invalidated",
+        });
+        return refused(&Refusal { status: 401, retry_after: None, error });
+    }
+    Json(login::tokens()).into_response()
 }
 
 async fn unknown(uri: Uri) -> Response {

@@ -5,16 +5,25 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
+use super::account::Filled;
 use super::answer::{Body, Call, Failure, Planned};
 
 /// Most words of a `SLOW` answer: about 8 MB of text.
 const MAX_SLOW_WORDS: u64 = 1_000_000;
-/// Longest pause of a `SLOW` answer between two words.
+/// Longest pause between two words.
 const MAX_PAUSE_MS: u64 = 600_000;
 
 /// `THINK "<json string>"`: the reasoning summary.
 pub(crate) fn thought(text: &str) -> Option<String> {
     after(text, "THINK").find_map(|rest| serde_json::from_str(json_prefix(rest)?.0).ok())
+}
+
+/// `WINDOW <percent> <seconds>`: how full the account's short window is from this answer on, and until when.
+pub(crate) fn window(text: &str) -> Option<Filled> {
+    after(text, "WINDOW").find_map(|rest| {
+        let mut numbers = rest.split_whitespace().map_while(|word| word.parse().ok());
+        Some(Filled { used_percent: numbers.next()?, resets_in: numbers.next()? })
+    })
 }
 
 /// Codes that an answer can be told to fail with: those that Codex tells apart, and some that it does not.
@@ -117,6 +126,12 @@ pub(crate) fn dictated(text: &str) -> Option<Body> {
     })
     .or_else(|| after(text, "REFUSE").next().map(|rest| Body::Refusal(rest.trim().to_owned())))
     .or_else(|| after(text, "SLOW").find_map(slow))
+}
+
+/// `PACE <ms>`: the pause before each word of a text.
+pub(crate) fn pace(text: &str) -> Option<Duration> {
+    let milliseconds = |rest: &str| rest.split_whitespace().next()?.parse::<u64>().ok();
+    Some(Duration::from_millis(after(text, "PACE").find_map(milliseconds)?.min(MAX_PAUSE_MS)))
 }
 
 fn slow(rest: &str) -> Option<Body> {
@@ -227,5 +242,15 @@ mod tests {
         let slow = Body::Text { text: "w0 w1 w2".into(), pause: Duration::from_millis(40) };
         assert_eq!(dictated("SLOW 3 40"), Some(slow));
         assert_eq!(dictated("SLOW down"), None);
+    }
+
+    #[test]
+    fn a_pace_is_a_number_of_milliseconds() {
+        assert_eq!(pace("PACE 40 SAY x"), Some(Duration::from_millis(40)));
+        assert_eq!(pace("keep PACE, PACE 7"), Some(Duration::from_millis(7)));
+        assert_eq!(pace("PACE 9999999999"), Some(Duration::from_millis(MAX_PAUSE_MS)));
+        for none in ["PACE", "PACE up", "SPACE 4", "pace 4"] {
+            assert_eq!(pace(none), None, "{none}");
+        }
     }
 }

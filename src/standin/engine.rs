@@ -1,35 +1,44 @@
 //! What both faces ask: a request comes in, is kept, and gets its reply.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::account::{Account, AccountChange, PLAN, RESETS_IN};
 use super::answer::{Failure, Planned};
 use super::conversation::Conversation;
 use super::requests::{Arrival, RequestLog};
 use super::script::{self, Script, Stamp};
-use super::{rules, unix_seconds};
+use super::{directives, rules, unix_seconds};
 use crate::tasks::Tasks;
 
-/// The plan of the made-up account.
-pub(crate) const PLAN: &str = "plus";
-/// When the made-up usage window resets, seconds from now.
-pub(crate) const RESETS_IN: u64 = 3600;
 /// Conversations that have failed `once` and not yet come back; past it the oldest is forgotten and fails again.
 const MAX_FAILED_ONCE: usize = 1024;
 
 /// One stand-in's state, shared by its connections.
 pub(crate) struct Engine {
     pub(crate) requests: RequestLog,
+    pub(crate) account: Account,
     /// Waited once per round trip, as if the network were that far.
     pub(crate) delay: Duration,
     /// Ends every connection.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: Tasks,
     failed_once: Mutex<VecDeque<String>>,
+    open: Arc<AtomicUsize>,
+}
+
+/// An answer on its way, counted for as long as this lives.
+pub(crate) struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a request gets.
@@ -53,10 +62,12 @@ impl Engine {
         let stop = tasks.stop_token().child_token();
         Self {
             requests: RequestLog::default(),
+            account: Account::default(),
             delay,
             stop,
             tasks: tasks.clone(),
             failed_once: Mutex::default(),
+            open: Arc::default(),
         }
     }
 
@@ -65,21 +76,41 @@ impl Engine {
     pub(crate) fn reply(&self, arrival: Arrival, body: &Arc<Value>, whole: Option<&Value>) -> Reply {
         let whole_input = whole.map(|whole| Arc::new(whole["input"].clone()));
         self.requests.add(arrival, Arc::clone(body), whole_input);
+        if self.account.is_revoked() {
+            return Reply::Refused(Refusal::revoked());
+        }
         let request = whole.unwrap_or(body);
         let stamp = Stamp::now();
         if request["generate"] == false {
             return Reply::Streamed(script::warm_up(request, &stamp));
         }
+        if let Some(resets_at) = self.account.used_up_until() {
+            return Reply::Refused(Refusal::usage_limit(resets_at));
+        }
         let conversation = Conversation::read(request);
+        if let Some(primary) = directives::window(conversation.last_user_text()) {
+            self.account.change(AccountChange { primary: Some(primary), ..AccountChange::default() });
+        }
         let answer = rules::answer(&conversation);
         let failure = answer.failure.filter(|planned| self.is_due(*planned, &conversation));
         match failure.map(|planned| planned.failure) {
             Some(Failure::Status { status, retry_after, code }) => {
                 Reply::Refused(Refusal::status(status, retry_after, code))
             }
-            Some(Failure::UsageLimit) => Reply::Refused(Refusal::usage_limit()),
+            Some(Failure::UsageLimit) => Reply::Refused(Refusal::usage_limit(unix_seconds() + RESETS_IN)),
             failure => Reply::Streamed(script::play(request, answer, failure, &stamp)),
         }
+    }
+
+    /// Counts an answer that begins now.
+    pub(crate) fn begin(&self) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(Arc::clone(&self.open))
+    }
+
+    /// Answers that have begun and not ended.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Waits one round trip.
@@ -134,13 +165,22 @@ impl Refusal {
         Self { status: 400, retry_after: None, error }
     }
 
-    fn usage_limit() -> Self {
+    /// A token that is good no more.
+    pub(crate) fn revoked() -> Self {
+        let message = "Your authentication token has been invalidated. Please try signing in again.";
+        let error = json!({
+            "message": message, "type": "invalid_request_error", "param": null, "code": "token_invalidated",
+        });
+        Self { status: 401, retry_after: None, error }
+    }
+
+    fn usage_limit(resets_at: u64) -> Self {
         let error = json!({
             "type": "usage_limit_reached",
             "message": "The usage limit has been reached",
             "plan_type": PLAN,
-            "resets_at": unix_seconds() + RESETS_IN,
-            "resets_in_seconds": RESETS_IN,
+            "resets_at": resets_at,
+            "resets_in_seconds": resets_at.saturating_sub(unix_seconds()),
         });
         Self { status: 429, retry_after: None, error }
     }

@@ -9,12 +9,13 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use futures_util::Stream;
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use serde_json::{Value, json};
 
+use super::account::AccountChange;
 use super::engine::{Engine, Refusal, Reply};
 use super::requests::{Arrival, SeenRequest, Transport, shown};
 use super::script::{Script, Step};
@@ -37,7 +38,9 @@ pub(crate) fn routes(engine: Arc<Engine>) -> Router {
 
 /// What tests ask, on every face.
 pub(crate) fn control() -> Router<Arc<Engine>> {
-    Router::new().route("/requests", get(seen_requests).delete(forget_requests))
+    Router::new()
+        .route("/requests", get(seen_requests).delete(forget_requests))
+        .route("/account", put(change_account))
 }
 
 /// `POST …/responses`.
@@ -84,6 +87,11 @@ async fn forget_requests(State(engine): State<Arc<Engine>>) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
+async fn change_account(State(engine): State<Arc<Engine>>, Json(change): Json<AccountChange>) -> StatusCode {
+    engine.account.change(change);
+    StatusCode::NO_CONTENT
+}
+
 fn read_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
     let malformed = |what: &str| Refusal::malformed(what, None);
     let encoding = headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
@@ -102,7 +110,8 @@ fn read_body(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
     parsed.ok().filter(Value::is_object).ok_or_else(|| malformed("The body is not a JSON object."))
 }
 
-fn refused(refusal: &Refusal) -> Response {
+/// The error as an HTTP answer.
+pub(crate) fn refused(refusal: &Refusal) -> Response {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, Json(json!({"error": refusal.error}))).into_response();
     if let Some(seconds) = refusal.retry_after {
@@ -113,15 +122,16 @@ fn refused(refusal: &Refusal) -> Response {
 
 /// The script as frames; an error makes the server drop the connection.
 fn frames(script: Script, engine: Arc<Engine>) -> impl Stream<Item = Result<Bytes, io::Error>> {
-    stream::unfold((script, engine), |(mut script, engine)| async move {
+    let open = engine.begin();
+    stream::unfold((script, engine, open), |(mut script, engine, open)| async move {
         loop {
             match script.next()? {
-                Step::Event(event) => return Some((Ok(frame(&event)), (script, engine))),
+                Step::Event(event) => return Some((Ok(frame(&event)), (script, engine, open))),
                 Step::Pause(pause) => tokio::time::sleep(pause).await,
                 Step::Cut => {
                     tokio::time::sleep(CUT_DELAY).await;
                     let cut = io::Error::new(io::ErrorKind::ConnectionReset, "cut as asked");
-                    return Some((Err(cut), (script, engine)));
+                    return Some((Err(cut), (script, engine, open)));
                 }
                 Step::Stall => engine.stop.cancelled().await,
             }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use super::engine::PLAN;
+use super::account::PLAN;
 use super::{StandInError, unix_seconds};
 
 /// The account that the login, and the backend, speak of.

@@ -10,10 +10,14 @@ use super::{directives, instance, toolpick};
 pub(crate) fn answer(conversation: &Conversation<'_>) -> Answer {
     let text = conversation.last_user_text();
     let thought = directives::thought(text);
-    if let Some(outputs) = &conversation.tool_outputs {
-        return Answer { thought, body: after_tools(conversation, outputs), failure: None };
+    let (mut body, failure) = match &conversation.tool_outputs {
+        Some(outputs) => (after_tools(conversation, outputs), directives::failure(&outputs.new_text())),
+        None => (body(conversation, text), directives::failure(text)),
+    };
+    if let (Body::Text { pause, .. }, Some(pace)) = (&mut body, directives::pace(text)) {
+        *pause = pace;
     }
-    Answer { thought, body: body(conversation, text), failure: directives::failure(text) }
+    Answer { thought, body, failure }
 }
 
 /// What the tools have just said can ask for the next round or dictate the answer, as a user text does.

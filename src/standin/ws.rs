@@ -11,7 +11,6 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::backend::rate_limits_event;
 use super::engine::{Engine, Refusal, Reply};
 use super::history::History;
 use super::http::MAX_BODY_BYTES;
@@ -115,7 +114,8 @@ impl Peer {
             Reply::Refused(refusal) => self.refuse(&refusal).await,
             Reply::Streamed(script) => {
                 if body["generate"] != false {
-                    self.send(&rate_limits_event()).await?;
+                    let event = self.engine.account.event();
+                    self.send(&event).await?;
                 }
                 self.play(script, whole, history).await
             }
@@ -123,6 +123,7 @@ impl Peer {
     }
 
     async fn play(&mut self, mut script: Script, whole: Value, history: &mut History) -> ControlFlow<()> {
+        let _open = self.engine.begin();
         let mut completed = false;
         for step in script.by_ref() {
             match step {

@@ -92,6 +92,23 @@ fn a_failure_keeps_the_answer_it_fails_on() {
 }
 
 #[test]
+fn what_the_tools_said_can_ask_for_a_failure() {
+    let output = |out: &str| json!({"type": "function_call_output", "call_id": "1", "output": out});
+    let failing = answer(json!({"input": [{"role": "user", "content": "x"}, output("FAIL 500 SAY y")]}));
+    let status = Failure::Status { status: 500, retry_after: None, code: None };
+    assert_eq!(failing.failure, Some(Planned { failure: status, once: false }));
+    assert_eq!(failing.body, Body::text("y"));
+}
+
+#[test]
+fn a_pace_is_that_of_any_text() {
+    let paced = |text: &str| Body::Text { text: text.into(), pause: Duration::from_millis(5) };
+    assert_eq!(said("PACE 5 SAY a b").body, paced("a b"));
+    assert_eq!(said("PACE 5 SLOW 2 10").body, paced("w0 w1"));
+    assert_eq!(said("PACE 5 CALLTOOL f {}").body, calls(&[("f", "{}")]));
+}
+
+#[test]
 fn directives_in_their_order() {
     assert_eq!(
         said(r#"CALLTOOL a {} CALLTOOL b {"k":2} JSON {} SAY x"#).body,
