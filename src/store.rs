@@ -5,6 +5,7 @@
 //! them.
 
 mod codec;
+mod documents;
 mod embedded;
 mod error;
 mod ledger;
@@ -15,10 +16,11 @@ mod record;
 mod seal;
 mod shared;
 
+pub use documents::{Document, DocumentKind, Documents, Entry, Listed, Page};
 pub use embedded::EmbeddedStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
-pub use open::{OpenError, open};
+pub use open::{OpenError, open, open_documents};
 pub use record::{Chain, Lookup, StoredResponse};
 pub use shared::RedisStore;
 
@@ -68,3 +70,6 @@ pub trait ResponseStore: fmt::Debug + Send + Sync + 'static {
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+#[cfg(test)]
+mod fuzz;

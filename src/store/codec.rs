@@ -8,7 +8,7 @@ use super::node::{Node, micros, time};
 use super::seal::Seal;
 use super::{StoreError, StoredResponse};
 use crate::config::EncryptionKey;
-use crate::model::{Item, KeyId, ResponseId, Route, SessionId, ThreadId, TurnId, Usage};
+use crate::model::{IncompleteReason, Item, KeyId, ResponseId, Route, SessionId, ThreadId, TurnId, Usage};
 use crate::tasks::Tasks;
 
 /// Most records of a chain: a bound on what one look-up reads, should the links ever run in a circle.
@@ -43,8 +43,39 @@ impl Codec {
     pub(super) fn encode(&self, record: &StoredResponse) -> Result<Vec<u8>, StoreError> {
         let mut plain = vec![PLAIN];
         serde_json::to_writer(&mut plain, &Written::of(record)).map_err(|error| unreadable(&error))?;
+        self.wrapped(record.id.as_str().as_bytes(), plain)
+    }
+
+    /// `plain`, as it is kept for what it belongs to.
+    pub(super) fn wrap(&self, belongs_to: &[u8], plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+        self.wrapped(belongs_to, [&[PLAIN], plain].concat())
+    }
+
+    /// The inverse of [`Codec::wrap`].
+    pub(super) fn unwrap(&self, belongs_to: &[u8], bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
+        match (bytes.split_first(), &self.seal) {
+            (Some((&PLAIN, plain)), _) => Ok(plain.to_vec()),
+            (Some((&SEALED, sealed)), Some(seal)) => {
+                let plain = seal.open(belongs_to, sealed);
+                let mut plain =
+                    plain.ok_or_else(|| unreadable(&"it was encrypted with another key, or is damaged"))?;
+                if plain.first() != Some(&PLAIN) {
+                    return Err(unreadable(&"its form is not known to this version"));
+                }
+                plain.remove(0);
+                Ok(plain)
+            }
+            (Some((&SEALED, _)), None) => {
+                Err(unreadable(&"it is encrypted, and there is no store.encryption_key"))
+            }
+            _ => Err(unreadable(&"its form is not known to this version")),
+        }
+    }
+
+    /// Sealed, where there is a key. The first byte of `plain` is [`PLAIN`].
+    fn wrapped(&self, belongs_to: &[u8], plain: Vec<u8>) -> Result<Vec<u8>, StoreError> {
         let Some(seal) = &self.seal else { return Ok(plain) };
-        let sealed = seal.seal(record.id.as_str().as_bytes(), &plain);
+        let sealed = seal.seal(belongs_to, &plain);
         let sealed = sealed.ok_or_else(|| unreadable(&"it cannot be encrypted"))?;
         Ok([&[SEALED], sealed.as_slice()].concat())
     }
@@ -68,22 +99,7 @@ impl Codec {
     }
 
     fn read<T: for<'de> Deserialize<'de>>(&self, id: &ResponseId, bytes: &[u8]) -> Result<T, StoreError> {
-        match (bytes.split_first(), &self.seal) {
-            (Some((&PLAIN, json)), _) => parse(json),
-            (Some((&SEALED, sealed)), Some(seal)) => {
-                let plain = seal.open(id.as_str().as_bytes(), sealed);
-                let plain =
-                    plain.ok_or_else(|| unreadable(&"it was encrypted with another key, or is damaged"))?;
-                match plain.split_first() {
-                    Some((&PLAIN, json)) => parse(json),
-                    _ => Err(unreadable(&"its form is not known to this version")),
-                }
-            }
-            (Some((&SEALED, _)), None) => {
-                Err(unreadable(&"it is encrypted, and there is no store.encryption_key"))
-            }
-            _ => Err(unreadable(&"its form is not known to this version")),
-        }
+        parse(&self.unwrap(id.as_str().as_bytes(), bytes)?)
     }
 }
 
@@ -132,6 +148,7 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     account: Option<&'a str>,
     session: &'a str,
+    session_by_caller: bool,
     model: &'a str,
     route: &'static str,
     thread: &'a str,
@@ -145,6 +162,11 @@ struct Written<'a> {
     open_calls: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<[u64; 6]>,
+    own_input: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incomplete: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head: Option<&'a str>,
     chain_length: u32,
     created_at: u64,
 }
@@ -165,6 +187,7 @@ impl<'a> Written<'a> {
             key: record.key.as_str(),
             account: record.account.as_deref(),
             session: record.session.as_str(),
+            session_by_caller: record.session_by_caller,
             model: &record.model,
             route: record.route.as_str(),
             thread: record.thread.as_str(),
@@ -175,6 +198,9 @@ impl<'a> Written<'a> {
             output: &record.output,
             open_calls: &record.open_calls,
             usage: record.usage.map(usage),
+            own_input: record.own_input,
+            incomplete: record.incomplete.map(IncompleteReason::as_str),
+            head: record.head.as_deref(),
             chain_length: record.chain_length,
             created_at: micros(record.created_at),
         }
@@ -187,6 +213,9 @@ struct Read {
     key: String,
     account: Option<String>,
     session: String,
+    /// Not written by the first versions.
+    #[serde(default)]
+    session_by_caller: bool,
     model: String,
     route: String,
     thread: String,
@@ -198,6 +227,10 @@ struct Read {
     #[serde(default)]
     open_calls: Vec<String>,
     usage: Option<[u64; 6]>,
+    /// Not written by the first version, nor are the two that follow.
+    own_input: Option<usize>,
+    incomplete: Option<String>,
+    head: Option<String>,
     chain_length: u32,
     created_at: u64,
 }
@@ -219,18 +252,26 @@ impl Read {
             reasoning_tokens: reasoning,
             total_tokens: total,
         };
+        let incomplete = match &self.incomplete {
+            Some(reason) => Some(IncompleteReason::of(reason)?),
+            None => None,
+        };
         Some(StoredResponse {
             id: id.clone(),
             previous: node.previous.clone(),
             key: KeyId::new(self.key),
             account: self.account,
             session: SessionId::new(self.session),
+            session_by_caller: self.session_by_caller,
             model: self.model,
             route: routes.into_iter().find(|route| route.as_str() == self.route)?,
             thread: ThreadId::new(self.thread),
             turn: TurnId::new(self.turn),
             generation: self.generation,
             upstream_response_id: self.upstream,
+            own_input: self.own_input.unwrap_or(self.input.len()).min(self.input.len()),
+            incomplete,
+            head: self.head.map(Into::into),
             input: self.input.into_iter().map(Item::new).collect(),
             output: self.output.into_iter().map(Item::new).collect(),
             open_calls: self.open_calls,
@@ -282,7 +323,7 @@ mod tests {
     prop_compose! {
         fn record()(
             texts in any::<[String; 6]>(),
-            options in any::<[Option<String>; 3]>(),
+            options in any::<[Option<String>; 4]>(),
             route in 0..5usize,
             numbers in any::<(u64, u32)>(),
             (input, output) in (items(), items()),
@@ -291,19 +332,23 @@ mod tests {
             times in (moment(), moment(), moment()),
         ) -> StoredResponse {
             let [id, key, model, thread, turn, session] = texts;
-            let [previous, account, upstream_response_id] = options;
+            let [previous, account, upstream_response_id, head] = options;
             StoredResponse {
                 id: ResponseId::new(id),
                 previous: previous.map(ResponseId::new),
                 key: KeyId::new(key),
                 account,
                 session: SessionId::new(session),
+                session_by_caller: route % 2 == 0,
                 model,
                 route: [Route::Fresh, Route::Live, Route::Held, Route::Rebuilt, Route::Template][route],
                 thread: ThreadId::new(thread),
                 turn: TurnId::new(turn),
                 generation: numbers.0,
                 upstream_response_id,
+                own_input: input.len() / 2,
+                incomplete: [None, Some(IncompleteReason::MaxOutputTokens), Some(IncompleteReason::ContentFilter)][route % 3],
+                head: head.map(Into::into),
                 input,
                 output,
                 open_calls,
@@ -323,15 +368,17 @@ mod tests {
         }
     }
 
+    fn empty_node() -> Node {
+        let (expires_at, last_used_at) = (0, 0);
+        Node { previous: None, linked: false, children: 0, deleted: false, expires_at, last_used_at, size: 0 }
+    }
+
     fn node(record: &StoredResponse) -> Node {
         Node {
             previous: record.previous.clone(),
-            linked: false,
-            children: 0,
-            deleted: false,
             expires_at: micros(record.expires_at),
             last_used_at: micros(record.last_used_at),
-            size: 0,
+            ..empty_node()
         }
     }
 
@@ -365,6 +412,18 @@ mod tests {
                 prop_assert!(codec.decode(&record.id, &node(&record), &bytes).is_err());
             }
         }
+    }
+
+    #[test]
+    fn the_session_of_a_record_of_an_earlier_version_has_no_name() {
+        let codec = Codec::default();
+        let id = ResponseId::new("a");
+        let written = json!({
+            "key": "k", "session": "s", "model": "m", "route": "fresh", "thread": "t", "turn": "u", "generation": 1,
+            "input": [], "output": [], "chain_length": 1, "created_at": 1,
+        });
+        let bytes = codec.wrap(id.as_str().as_bytes(), written.to_string().as_bytes()).unwrap();
+        assert!(!codec.decode(&id, &empty_node(), &bytes).unwrap().session_by_caller);
     }
 
     #[test]

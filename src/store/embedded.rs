@@ -2,27 +2,32 @@
 //! that ends.
 //!
 //! One task writes: it takes all changes that wait into one transaction. Readers have transactions of their own,
-//! and wait for nobody. Nothing of it runs on the async threads.
+//! and wait for nobody. Nobody waits for the device: what is written out or compacted is so beside the writer.
+//! Nothing of it runs on the async threads.
 
 mod aside;
 mod change;
+mod compaction;
 mod disk;
 mod journal;
 mod tables;
+mod write_back;
+mod writer;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use redb::Database;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
-use tracing::{debug, error, info};
 
+pub(super) use self::aside::move_aside;
 use self::change::{Change, Done};
-use self::disk::{Disk, Plan, free_bytes};
+use self::disk::{CACHE_BYTES, COMPACT_EVERY, Disk, Plan, free_bytes};
 use self::tables::{View, failed};
+use self::writer::Writer;
 use super::codec::{Codec, before, blocking};
 use super::ledger::{Entry, Limits, Totals};
 use super::node::{Node, micros};
@@ -34,10 +39,6 @@ use crate::tasks::Tasks;
 const QUEUE: usize = 256;
 /// Records that a sweep takes at once, some 2 ms of work: what a put may have to wait for.
 const SWEEP_BATCH: usize = 16;
-/// How long after a failure the file is opened again; twice as long after each further one, up to the longest.
-const REOPEN_AFTER: Duration = Duration::from_secs(2);
-const REOPEN_AFTER_LONGEST: Duration = Duration::from_secs(60);
-
 /// Records in one file.
 #[derive(Debug)]
 pub struct EmbeddedStore {
@@ -52,6 +53,8 @@ struct Shared {
     codec: Arc<Codec>,
     /// `None` while it cannot be used. Locked to take the handle, no longer.
     open: RwLock<Option<(Arc<Database>, Totals)>>,
+    /// A read failed: the writer is to look at the file.
+    failed: Notify,
 }
 
 #[derive(Debug)]
@@ -71,23 +74,20 @@ impl EmbeddedStore {
     ) -> Result<Self, OpenError> {
         let codec = Arc::new(Codec::new(key));
         let limits = Limits { records: max_records as u64, bytes: max_bytes as u64 };
-        Self::start(Plan { path, limits, codec, free: free_bytes }, tasks).await
+        let (free, backend) = (free_bytes, |file| Box::new(file) as _);
+        let compact_every = COMPACT_EVERY;
+        let plan = Plan { path, limits, codec, free, cache: CACHE_BYTES, compact_every, backend };
+        Self::start(plan, tasks).await
     }
 
     async fn start(plan: Plan, tasks: &Tasks) -> Result<Self, OpenError> {
         let codec = Arc::clone(&plan.codec);
         let plan = Arc::new(plan);
         let disk = open(&plan, tasks).await?;
-        let shared = Arc::new(Shared { codec, open: RwLock::default() });
+        let shared = Arc::new(Shared { codec, open: RwLock::default(), failed: Notify::new() });
         shared.show(Some(&disk));
         let (commands, queue) = mpsc::channel(QUEUE);
-        let writer = Writer {
-            disk: Ok(disk),
-            reopen_after: REOPEN_AFTER,
-            plan,
-            shared: Arc::clone(&shared),
-            tasks: tasks.clone(),
-        };
+        let writer = Writer::new(disk, plan, Arc::clone(&shared), tasks.clone());
         tasks.spawn("store", writer.run(queue));
         Ok(Self { shared, commands, tasks: tasks.clone() })
     }
@@ -114,9 +114,16 @@ impl EmbeddedStore {
         let id = id.clone();
         let read = move || {
             let (database, _) = shared.handle()?;
-            let view = View::of(&database)?;
-            let Some(node) = view.node(&id)? else { return Ok(Lookup::Unknown) };
-            node.status(micros(SystemTime::now())).try_map(|()| read(&shared.codec, &view, &id, node))
+            let look = || {
+                let view = View::of(&database).map_err(|error| failed(&error))?;
+                let Some(node) = view.node(&id)? else { return Ok(Lookup::Unknown) };
+                node.status(micros(SystemTime::now())).try_map(|()| read(&shared.codec, &view, &id, node))
+            };
+            look().inspect_err(|error| {
+                if let StoreError::Unavailable { .. } = error {
+                    shared.failed.notify_one();
+                }
+            })
         };
         blocking(&self.tasks, read).await
     }
@@ -203,148 +210,14 @@ impl ResponseStore for EmbeddedStore {
 impl Shared {
     fn show(&self, disk: Option<&Disk>) {
         let open = disk.map(|disk| (disk.database(), disk.totals()));
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = open;
+        let old = std::mem::replace(&mut *self.open.write().unwrap_or_else(PoisonError::into_inner), open);
+        // Its last holder closes the file, which may wait for the device: not under the lock.
+        drop(old);
     }
 
     fn handle(&self) -> Result<(Arc<Database>, Totals), StoreError> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner).clone();
         open.ok_or_else(closed)
-    }
-}
-
-/// The task that owns the file.
-struct Writer {
-    /// Or when to open it again.
-    disk: Result<Disk, Instant>,
-    /// How long after the next failure.
-    reopen_after: Duration,
-    plan: Arc<Plan>,
-    shared: Arc<Shared>,
-    tasks: Tasks,
-}
-
-impl Writer {
-    /// Until the store is closed, dropped, or the daemon stops; what waits then is still done.
-    async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let stop = self.tasks.stop_token().clone();
-        let mut commands = Vec::new();
-        let mut closers = Vec::new();
-        loop {
-            let due = match &self.disk {
-                Ok(disk) => disk.due().map(Instant::from_std),
-                Err(again) => Some(*again),
-            };
-            let wait = tokio::time::sleep_until(due.unwrap_or_else(Instant::now));
-            // Each branch only begins what the next round does: none loses anything when another is taken.
-            tokio::select! {
-                biased;
-                () = stop.cancelled(), if !queue.is_closed() => queue.close(),
-                taken = queue.recv_many(&mut commands, QUEUE) => {
-                    if taken == 0 {
-                        break;
-                    }
-                    let mut changes = Vec::with_capacity(taken);
-                    for command in commands.drain(..) {
-                        match command {
-                            Command::Change(change, reply) => changes.push((change, reply)),
-                            Command::Close(reply) => {
-                                queue.close();
-                                closers.push(reply);
-                            }
-                        }
-                    }
-                    self.make(changes).await;
-                }
-                () = wait, if due.is_some() => self.make(Vec::new()).await,
-            }
-        }
-        self.shared.show(None);
-        if let Ok(mut disk) = self.disk {
-            match self.tasks.blocking(move || disk.write_out()).await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => {
-                    error!(%error, "the response store could not be written out; its journal has it");
-                }
-                None => error!("the response store could not be written out; its journal has it"),
-            }
-        }
-        for closer in closers {
-            let _ = closer.send(());
-        }
-    }
-
-    /// Makes the changes, answers, and writes out if it is time.
-    async fn make(&mut self, changes: Vec<(Change, oneshot::Sender<Result<Done, StoreError>>)>) {
-        let (changes, replies): (Vec<_>, Vec<_>) = changes.into_iter().unzip();
-        let mut disk = match std::mem::replace(&mut self.disk, Err(Instant::now())) {
-            Ok(disk) => disk,
-            Err(when) if Instant::now() < when => {
-                self.disk = Err(when);
-                return refuse(replies, &closed());
-            }
-            Err(_) => match open(&self.plan, &self.tasks).await {
-                Ok(disk) => {
-                    info!(path = %self.plan.path.display(), "the response store is there again");
-                    disk
-                }
-                Err(error) => {
-                    debug!(%error, "the response store cannot be opened again; it is tried later");
-                    self.disk = Err(self.next_try());
-                    return refuse(replies, &StoreError::Unavailable { reason: error.to_string() });
-                }
-            },
-        };
-        let shared = Arc::clone(&self.shared);
-        let made = self.tasks.blocking(move || {
-            if let Err(error) = disk.note(&changes) {
-                // Nothing has changed; readers go on.
-                refuse(replies, &StoreError::Refused { reason: error.to_string() });
-            } else if !changes.is_empty() {
-                match disk.commit(&changes) {
-                    Ok(done) => {
-                        shared.show(Some(&disk));
-                        for (done, reply) in done.into_iter().zip(replies) {
-                            let _ = reply.send(Ok(done));
-                        }
-                    }
-                    Err(error) => {
-                        refuse(replies, &failed(&error));
-                        return Err(error);
-                    }
-                }
-            }
-            let due = disk.due().is_some_and(|due| due <= std::time::Instant::now());
-            if due {
-                disk.write_out()?;
-            }
-            Ok((disk, due))
-        });
-        self.disk = match made.await {
-            Some(Ok((disk, written_out))) => {
-                if written_out {
-                    self.reopen_after = REOPEN_AFTER;
-                }
-                Ok(disk)
-            }
-            failure => {
-                let error = failure.and_then(Result::err);
-                if self.reopen_after == REOPEN_AFTER {
-                    error!(
-                        error = error.map(|error| error.to_string()),
-                        path = %self.plan.path.display(),
-                        "the response store cannot be written; it is opened again"
-                    );
-                }
-                self.shared.show(None);
-                Err(self.next_try())
-            }
-        };
-    }
-
-    fn next_try(&mut self) -> Instant {
-        let after = self.reopen_after;
-        self.reopen_after = (after * 2).min(REOPEN_AFTER_LONGEST);
-        Instant::now() + after
     }
 }
 
@@ -354,12 +227,6 @@ async fn open(plan: &Arc<Plan>, tasks: &Tasks) -> Result<Disk, OpenError> {
     opened.unwrap_or_else(|| {
         Err(OpenError::File { what: "cannot open", path, reason: "the database failed in opening it".into() })
     })
-}
-
-fn refuse(replies: Vec<oneshot::Sender<Result<Done, StoreError>>>, error: &StoreError) {
-    for reply in replies {
-        let _ = reply.send(Err(error.clone()));
-    }
 }
 
 fn closed() -> StoreError {

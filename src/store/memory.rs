@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use dashmap::DashMap;
 use futures_util::future::{BoxFuture, FutureExt, ready};
@@ -15,6 +15,9 @@ use super::node::{Node, micros};
 use super::{Chain, Lookup, ResponseStore, StoreError, StoredResponse};
 use crate::model::ResponseId;
 use crate::tasks::Tasks;
+
+/// Between two batches of a sweep, each of which takes far less.
+const SWEEP_PAUSE: Duration = Duration::from_millis(1);
 
 /// A record: its place, and its content as it would stand on disk. Parsed items take about ten times as much.
 type Kept = (Node, Arc<[u8]>);
@@ -162,7 +165,8 @@ impl ResponseStore for MemoryStore {
                 if seen < BATCH {
                     return Ok(swept);
                 }
-                tokio::task::yield_now().await;
+                // Who waits for the lock is not always next: it gets time of its own.
+                tokio::time::sleep(SWEEP_PAUSE).await;
             }
         };
         sweep.boxed()

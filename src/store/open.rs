@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::{EmbeddedStore, MemoryStore, RedisStore, ResponseStore};
+use super::{Documents, EmbeddedStore, MemoryStore, RedisStore, ResponseStore};
 use crate::config::{StoreBackend, StoreConfig};
 use crate::tasks::Tasks;
 
@@ -71,6 +71,15 @@ impl OpenError {
     pub(super) fn file(what: &'static str, path: &Path, error: &dyn std::fmt::Display) -> Self {
         Self::File { what, path: path.to_owned(), reason: error.to_string() }
     }
+}
+
+/// Opens the documents, which are kept where the responses are.
+pub async fn open_documents(
+    config: &StoreConfig,
+    state_dir: &Path,
+    tasks: &Tasks,
+) -> Result<Arc<Documents>, OpenError> {
+    Documents::open(config, state_dir, tasks).await.map(Arc::new)
 }
 
 /// Opens the store that `config` names. A server that cannot be reached is no error: it is tried again with

@@ -1,8 +1,9 @@
 //! The continuation record.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::model::{Item, KeyId, ResponseId, Route, SessionId, ThreadId, TurnId, Usage};
+use crate::model::{IncompleteReason, Item, KeyId, ResponseId, Route, SessionId, ThreadId, TurnId, Usage};
 
 /// What is kept of one response.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,8 @@ pub struct StoredResponse {
     pub account: Option<String>,
     /// The caller's conversation.
     pub session: SessionId,
+    /// Whether the caller named it, rather than the bridge.
+    pub session_by_caller: bool,
     /// Catalogue id of the model that answered.
     pub model: String,
     /// Where its turn ran.
@@ -29,14 +32,20 @@ pub struct StoredResponse {
     pub generation: u64,
     /// The upstream response's own id.
     pub upstream_response_id: Option<String>,
-    /// New items in, this response's only.
+    /// New items in, this response's only; before them what the store lacks of the chain.
     pub input: Vec<Item>,
+    /// How many of them are this response's own: the last ones.
+    pub own_input: usize,
     /// Items out.
     pub output: Vec<Item>,
     /// Calls without an output yet, by call id.
     pub open_calls: Vec<String>,
     /// Figures of the upstream response.
     pub usage: Option<Usage>,
+    /// Why the answer is not whole.
+    pub incomplete: Option<IncompleteReason>,
+    /// What the edge wants to have back with it.
+    pub head: Option<Arc<str>>,
     /// Responses in the chain, this one included.
     pub chain_length: u32,
     /// When it was made.

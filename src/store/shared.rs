@@ -2,25 +2,20 @@
 //! cluster), which several bridges may share.
 //!
 //! Each call is one script: one round trip, and nothing comes between its steps. The server's own expiry lets
-//! records go. How long a call may take is its caller's to say: one that is given up takes its connection with
-//! it, which may hang, and the next call makes a new one.
+//! records go.
+
+pub(super) mod link;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, IntoConnectionInfo, RedisError, Script, ScriptInvocation,
-};
-use secrecy::ExposeSecret;
+use redis::{Script, ScriptInvocation};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use self::link::{Link, unavailable};
 use super::codec::{Codec, blocking, unreadable};
 use super::node::{Node, micros};
 use super::{Chain, Lookup, OpenError, ResponseStore, StoreError, StoredResponse};
@@ -30,10 +25,6 @@ use crate::tasks::Tasks;
 
 /// The look at the server while the store is opened.
 const OPEN_LIMIT: Duration = Duration::from_secs(2);
-/// A new connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// A connection that lies idle is probed after so long, and as often, so that no firewall forgets it.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Most predecessors that one look-up reads.
 const LONGEST_CHAIN: usize = 10_000;
 
@@ -42,23 +33,8 @@ pub struct RedisStore {
     codec: Arc<Codec>,
     tasks: Tasks,
     prefix: String,
-    client: Client,
     scripts: Scripts,
-    /// The one connection, on which all calls run; `None` before the first call and after a failure. Held for a
-    /// look, never across an await.
-    link: Mutex<Option<MultiplexedConnection>>,
-    closed: AtomicBool,
-}
-
-/// A call that has not ended: given up, it leaves no connection behind that may hang.
-struct Running<'a>(Option<&'a RedisStore>);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if let Some(store) = self.0 {
-            *store.link() = None;
-        }
-    }
+    link: Link,
 }
 
 struct Scripts {
@@ -84,20 +60,12 @@ impl RedisStore {
     /// Connects, if the server is there; if not, a later call will. Fails on an address that is none and on
     /// the wrong encryption key.
     pub async fn open(config: &StoreConfig, tasks: &Tasks) -> Result<Self, OpenError> {
-        let address = |error: RedisError| OpenError::Address { reason: error.category().to_owned() };
-        let url = config.redis_url.as_ref().ok_or(OpenError::Address { reason: "it is not set".into() })?;
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-        let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-        let server = url.expose_secret().into_connection_info().map_err(address)?.set_tcp_settings(tcp);
-        let client = Client::open(server).map_err(address)?;
         let store = Self {
             codec: Arc::new(Codec::new(config.encryption_key.as_ref())),
             tasks: tasks.clone(),
             prefix: format!("{}r:", config.redis_prefix),
-            client,
             scripts: Scripts::new(),
-            link: Mutex::default(),
-            closed: AtomicBool::new(false),
+            link: Link::new(config)?,
         };
         store.check_key(&config.redis_prefix).await?;
         Ok(store)
@@ -113,9 +81,9 @@ impl RedisStore {
             ask.set_nx(&key, check.as_slice()).ignore();
         }
         ask.get(&key);
-        let asked = async { ask.query_async::<(Option<Vec<u8>>,)>(&mut self.connection().await?).await };
+        let asked = async { ask.query_async::<(Option<Vec<u8>>,)>(&mut self.link.connection().await?).await };
         let place = || format!("with the prefix {prefix:?}");
-        let asked = timeout(OPEN_LIMIT, self.ended(asked)).await;
+        let asked = timeout(OPEN_LIMIT, self.link.ended(asked)).await;
         match asked.unwrap_or_else(|_| Err(unavailable("no answer in time"))) {
             Ok((Some(_),)) if check.is_none() => Err(OpenError::KeyMissing { place: place() }),
             Ok((Some(found),)) if !self.codec.is_right(&found) => Err(OpenError::WrongKey { place: place() }),
@@ -130,59 +98,6 @@ impl RedisStore {
         }
     }
 
-    /// Runs a script.
-    async fn call<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(StoreError::Unavailable { reason: "it was closed".into() });
-        }
-        let run = async {
-            match script.invoke_async(&mut self.connection().await?).await {
-                // A connection that was closed while it lay idle is noticed by its next use only.
-                Err(error) if error.is_unrecoverable_error() => {
-                    *self.link() = None;
-                    script.invoke_async(&mut self.connection().await?).await
-                }
-                result => result,
-            }
-        };
-        self.ended(run).await
-    }
-
-    /// The end of a call, and what it says of the connection.
-    async fn ended<T>(&self, call: impl Future<Output = Result<T, RedisError>>) -> Result<T, StoreError> {
-        let mut running = Running(Some(self));
-        let result = call.await;
-        running.0 = None;
-        result.map_err(|error| {
-            // The error's own words may quote what was sent.
-            if let Some(code @ ("READONLY" | "OOM" | "MISCONF" | "NOREPLICAS")) = error.code() {
-                return StoreError::Refused { reason: format!("its server answers {code}") };
-            }
-            if error.is_unrecoverable_error() || error.is_timeout() {
-                *self.link() = None;
-            }
-            unavailable(error.category())
-        })
-    }
-
-    /// The connection, made now if there is none.
-    async fn connection(&self) -> Result<MultiplexedConnection, RedisError> {
-        if let Some(connection) = &*self.link() {
-            return Ok(connection.clone());
-        }
-        // How long an answer may take is the caller's to say.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_LIMIT))
-            .set_response_timeout(None);
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        *self.link() = Some(connection.clone());
-        Ok(connection)
-    }
-
-    fn link(&self) -> MutexGuard<'_, Option<MultiplexedConnection>> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The call of `script` for `id`; further arguments follow.
     fn on<'a>(&self, script: &'a Script, id: &ResponseId, now: u64) -> ScriptInvocation<'a> {
         let mut call = script.key(format!("{}{id}", self.prefix));
@@ -194,7 +109,7 @@ impl RedisStore {
     async fn read(&self, id: &ResponseId, predecessors: usize) -> Result<Lookup<Found>, StoreError> {
         let mut call = self.on(&self.scripts.read, id, micros(SystemTime::now()));
         call.arg(predecessors);
-        let reply: Vec<Vec<u8>> = self.call(&call).await?;
+        let reply: Vec<Vec<u8>> = self.link.call(&call).await?;
         let mut reply = reply.into_iter();
         let status = status(&reply.next().unwrap_or_default())?;
         status.try_map(|()| Found::of(&mut reply).ok_or_else(unknown_reply))
@@ -271,7 +186,7 @@ impl ResponseStore for RedisStore {
                 .arg(micros(record.last_used_at))
                 .arg(milliseconds_until(record.expires_at, now))
                 .arg(content);
-            status(&self.call::<Vec<u8>>(&call).await?)
+            status(&self.link.call::<Vec<u8>>(&call).await?)
         };
         put.boxed()
     }
@@ -293,7 +208,7 @@ impl ResponseStore for RedisStore {
             let now = SystemTime::now();
             let mut call = self.on(&self.scripts.touch, id, micros(now));
             call.arg(micros(expires_at)).arg(milliseconds_until(expires_at, now));
-            status(&self.call::<Vec<u8>>(&call).await?)
+            status(&self.link.call::<Vec<u8>>(&call).await?)
         };
         touch.boxed()
     }
@@ -301,7 +216,7 @@ impl ResponseStore for RedisStore {
     fn delete<'a>(&'a self, id: &'a ResponseId) -> BoxFuture<'a, Result<Lookup<()>, StoreError>> {
         let delete = async {
             let call = self.on(&self.scripts.delete, id, micros(SystemTime::now()));
-            status(&self.call::<Vec<u8>>(&call).await?)
+            status(&self.link.call::<Vec<u8>>(&call).await?)
         };
         delete.boxed()
     }
@@ -317,8 +232,7 @@ impl ResponseStore for RedisStore {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        self.closed.store(true, Ordering::Relaxed);
-        *self.link() = None;
+        self.link.close();
         ready(()).boxed()
     }
 }
@@ -348,8 +262,4 @@ fn milliseconds_until(time: SystemTime, now: SystemTime) -> u64 {
 
 fn unknown_reply() -> StoreError {
     unreadable(&"the server gave an answer that is none")
-}
-
-fn unavailable(reason: &str) -> StoreError {
-    StoreError::Unavailable { reason: reason.to_owned() }
 }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 const KEPT: usize = 3;
 
 /// Moves `file` to `<file>.<why>-<seconds since 1970>` and forgets the oldest of its kind. Gives where it went.
-pub(super) fn move_aside(file: &Path, why: &str, now: SystemTime) -> io::Result<PathBuf> {
+pub(in crate::store) fn move_aside(file: &Path, why: &str, now: SystemTime) -> io::Result<PathBuf> {
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let name = |at: u64| {
         let mut name = file.as_os_str().to_owned();

@@ -1,9 +1,9 @@
 //! What was put and deleted since the database was last written out, beside it. A frame is in the kernel's hands
 //! before its change is acknowledged, so a killed process loses none; the file is emptied once the database has
-//! all of it.
+//! all of it. There are two, taken in turn: one takes changes while the other's are being written out.
 //!
 //! A frame: length, checksum, bytes. A torn or damaged one ends the journal: nothing behind it was ever
-//! acknowledged as durable against a loss of power.
+//! acknowledged as durable against a loss of power. The first one says which turn it is.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -15,11 +15,16 @@ use sha2::{Digest, Sha256};
 /// Length and checksum.
 const HEAD: usize = 4 + 8;
 
+/// Of the first frame; one of a change begins otherwise.
+const TURN: u8 = 0;
+
 /// The open journal; its writer is the only one.
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
     length: u64,
+    /// Counts up from journal to journal: the lower one's changes came first.
+    turn: u64,
 }
 
 impl Journal {
@@ -30,7 +35,7 @@ impl Journal {
         file.set_permissions(Permissions::from_mode(0o600))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        let (frames, whole) = frames(&bytes);
+        let (mut frames, whole) = frames(&bytes);
         if whole < bytes.len() {
             tracing::warn!(
                 path = %path.display(),
@@ -38,9 +43,24 @@ impl Journal {
                 "the end of the store's journal is damaged; what it held is lost"
             );
         }
-        let mut journal = Self { file, length: 0 };
+        // Earlier versions had one journal, and no word of its turn.
+        let turn = frames.first().and_then(|frame| turn(frame));
+        if turn.is_some() {
+            frames.remove(0);
+        }
+        let mut journal = Self { file, length: 0, turn: turn.unwrap_or_default() };
         journal.cut(whole as u64)?;
         Ok((journal, frames))
+    }
+
+    /// Its place among others.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn
+    }
+
+    /// It is empty, and next after `other`.
+    pub(super) fn follow(&mut self, other: &Self) {
+        self.turn = other.turn + 1;
     }
 
     /// Bytes since it was last emptied.
@@ -51,11 +71,11 @@ impl Journal {
     /// Writes frames, all of them or none.
     pub(super) fn append<'a>(&mut self, frames: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
         let mut bytes = Vec::new();
+        if self.length == 0 {
+            put_frame(&mut bytes, &[&[TURN], self.turn.to_le_bytes().as_slice()].concat())?;
+        }
         for frame in frames {
-            let length = u32::try_from(frame.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
-            bytes.extend(length.to_le_bytes());
-            bytes.extend(checksum(frame));
-            bytes.extend(frame);
+            put_frame(&mut bytes, frame)?;
         }
         if let Err(error) = self.file.write_all(&bytes) {
             // A part of a frame would hide all that follow it.
@@ -77,6 +97,19 @@ impl Journal {
         self.length = length;
         Ok(())
     }
+}
+
+fn put_frame(bytes: &mut Vec<u8>, frame: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(frame.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(checksum(frame));
+    bytes.extend(frame);
+    Ok(())
+}
+
+fn turn(frame: &[u8]) -> Option<u64> {
+    let (&TURN, turn) = frame.split_first()? else { return None };
+    Some(u64::from_le_bytes(turn.try_into().ok()?))
 }
 
 /// The frames that are whole, and how many bytes they take.
@@ -136,12 +169,30 @@ mod tests {
     }
 
     #[test]
+    fn the_order_of_two_is_in_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = [dir.path().join("one"), dir.path().join("two")];
+        let (mut one, mut two) = (journal(&paths[0]).0, journal(&paths[1]).0);
+        for text in ["a", "b", "c"] {
+            two.follow(&one);
+            append(&mut two, &[text]);
+            std::mem::swap(&mut one, &mut two);
+            two.clear().unwrap();
+        }
+        assert_eq!(
+            paths.map(|path| (journal(&path).0.turn(), journal(&path).1)),
+            [(0, vec![]), (3, vec!["c".to_owned()])]
+        );
+    }
+
+    #[test]
     fn a_torn_or_damaged_end_costs_what_is_behind_it_and_no_more() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
         append(&mut journal(&path).0, &["one", "two", "three"]);
         let whole = std::fs::read(&path).unwrap();
-        let ends = [HEAD + 3, 2 * (HEAD + 3), whole.len()];
+        let first = HEAD + 9;
+        let ends = [first + HEAD + 3, first + 2 * (HEAD + 3), whole.len()];
         for at in 0..whole.len() {
             let before = ends.iter().filter(|end| **end <= at).count();
             std::fs::write(&path, &whole[..at]).unwrap();
