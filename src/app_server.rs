@@ -14,6 +14,7 @@ mod runtime;
 mod status;
 mod templates;
 
+mod orphans;
 mod supervisor;
 
 mod launch;
@@ -44,14 +45,20 @@ pub(crate) mod testing;
 
 pub use child::become_tethered;
 pub use connection::{
-    ConnectOptions, Connection, Diagnostics, Notice, RateLimitWindow, RateLimits, ToolCallReply,
+    ConnectOptions, Connection, Credits, Diagnostics, Notice, RateLimitWindow, RateLimits, ToolCallReply,
 };
 pub use error::{AppServerError, DisconnectReason, FailureKind, TurnFailure};
 pub use locate::{Codex, LocateInputs, MINIMUM_VERSION, install_command, locate};
 pub use login::KnownLogin;
-pub use rate_limits::KnownRateLimits;
+pub use rate_limits::{FullWindow, KnownRateLimits};
 pub use runtime::{AppServer, Generations};
 pub use setup_error::SetupError;
 pub use state_folder::StateFolder;
-pub use status::{AppServerMode, AppServerState, AppServerStatus};
-pub use thread::{ItemKind, Thread, ThreadEvent, ThreadOptions, ThreadStatus, TurnOptions, TurnStatus};
+pub(crate) use state_folder::{private_dir, write_private};
+pub use status::{AppServerMode, AppServerState, AppServerStatus, ProcessStatus};
+pub use thread::{
+    ItemKind, Thread, ThreadEvent, ThreadOptions, ThreadStatus, TurnOptions, TurnStatus, Unsent,
+};
+
+#[cfg(test)]
+mod fuzz;

@@ -1,6 +1,7 @@
 //! Our own `codex app-server`: one process group, its log, its end.
 
 mod log;
+mod name;
 mod orphans;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use super::SetupError;
 use crate::tasks::{Tasks, lasting};
 
 pub(crate) use log::LogTail;
+pub(crate) use name::{Name, Names};
 pub(crate) use orphans::end_orphans;
 
 /// Settings every child starts with: nothing that calls home on the side.
@@ -71,6 +73,8 @@ pub(crate) struct ChildSpec {
     pub(crate) socket: PathBuf,
     /// The lean catalogue; `None` keeps the stock one.
     pub(crate) catalogue: Option<PathBuf>,
+    /// Where it keeps its databases: no other child's, so that they can be deleted when it ends.
+    pub(crate) databases: PathBuf,
     /// Further `KEY=VALUE` settings; they win over ours.
     pub(crate) codex_config: Vec<String>,
     /// Its whole environment.
@@ -88,14 +92,16 @@ pub(crate) struct Child {
     group: Pid,
     record: PathBuf,
     log: LogTail,
+    /// Given back once it has ended.
+    _name: Option<Name>,
 }
 
 impl Child {
-    /// Starts it; it is not ready yet.
-    pub(crate) fn spawn(spec: &ChildSpec, tasks: &Tasks) -> Result<Self, SetupError> {
+    /// Starts it; it is not ready yet. It has `name` to its end.
+    pub(crate) fn spawn(spec: &ChildSpec, name: Option<Name>, tasks: &Tasks) -> Result<Self, SetupError> {
         let mut command = program(&spec.codex, spec.tether.as_deref());
         command
-            .args(arguments(&spec.socket, spec.catalogue.as_deref(), &spec.codex_config))
+            .args(arguments(spec))
             .env_clear()
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&spec.cwd)
@@ -125,7 +131,7 @@ impl Child {
         if let Err(error) = std::fs::write(&record, b"") {
             tracing::warn!(path = %record.display(), %error, "the child could not be recorded");
         }
-        Ok(Self { process, group: Pid::from_raw(pid), record, log })
+        Ok(Self { process, group: Pid::from_raw(pid), record, log, _name: name })
     }
 
     /// Its process id, which is its group's too.
@@ -198,15 +204,19 @@ pub fn become_tethered(parent: u32, program: &Path, arguments: &[OsString]) -> i
 }
 
 /// The command line.
-fn arguments(socket: &Path, catalogue: Option<&Path>, codex_config: &[String]) -> Vec<OsString> {
+fn arguments(spec: &ChildSpec) -> Vec<OsString> {
     let mut listen = OsString::from("unix://");
-    listen.push(socket);
+    listen.push(&spec.socket);
     let mut arguments: Vec<OsString> = vec!["app-server".into(), "--listen".into(), listen];
-    if let Some(file) = catalogue {
-        let path = toml::Value::String(file.display().to_string());
-        arguments.extend(["-c".into(), format!("model_catalog_json={path}").into()]);
+    let mut path = |name: &str, path: &Path| {
+        let path = toml::Value::String(path.display().to_string());
+        arguments.extend(["-c".into(), format!("{name}={path}").into()]);
+    };
+    if let Some(file) = &spec.catalogue {
+        path("model_catalog_json", file);
     }
-    for setting in settings(codex_config) {
+    path("sqlite_home", &spec.databases);
+    for setting in settings(&spec.codex_config) {
         arguments.extend(["-c".into(), setting.into()]);
     }
     arguments
@@ -254,6 +264,7 @@ mod tests {
             tether: None,
             socket: temp.join("socket"),
             catalogue: None,
+            databases: temp.join("databases"),
             codex_config: Vec::new(),
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
             cwd: temp.to_owned(),
@@ -287,11 +298,15 @@ mod tests {
 
     #[test]
     fn the_command_line_carries_every_setting() {
-        let built = arguments(
-            Path::new("/run/a.sock"),
-            Some(Path::new("/state/odd \"name\".json")),
-            &["model=\"x\"".to_owned(), "features.apps=true".to_owned()],
-        );
+        let temp = tempfile::tempdir().unwrap();
+        let spec = ChildSpec {
+            socket: "/run/a.sock".into(),
+            catalogue: Some("/state/odd \"name\".json".into()),
+            codex_config: vec!["model=\"x\"".to_owned(), "features.apps=true".to_owned()],
+            databases: "/state/databases".into(),
+            ..spec(temp.path(), "")
+        };
+        let built = arguments(&spec);
         let built: Vec<_> = built.iter().map(|argument| argument.to_str().unwrap()).collect();
         assert_eq!(
             built,
@@ -301,6 +316,8 @@ mod tests {
                 "unix:///run/a.sock",
                 "-c",
                 "model_catalog_json='/state/odd \"name\".json'",
+                "-c",
+                "sqlite_home=\"/state/databases\"",
                 "-c",
                 "features.apps=false",
                 "-c",
@@ -316,7 +333,7 @@ mod tests {
             ]
         );
         assert!(
-            !arguments(Path::new("/s"), None, &[])
+            !arguments(&ChildSpec { catalogue: None, ..spec })
                 .iter()
                 .any(|argument| argument.to_str().unwrap().contains("catalog")),
             "the stock catalogue needs no setting"
@@ -341,7 +358,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let spec = spec(temp.path(), "trap '' TERM\nsleep 1000 &\necho ready >&2\nwait\nsleep 1000\n");
         let tasks = Tasks::new();
-        let child = Child::spawn(&spec, &tasks).unwrap();
+        let child = Child::spawn(&spec, None, &tasks).unwrap();
         let pid = child.pid();
         assert!(temp.path().join(pid.to_string()).exists(), "recorded while it runs");
         said(&child, "ready").await;
@@ -354,9 +371,9 @@ mod tests {
     async fn the_end_of_a_child_is_told() {
         let temp = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
-        let mut child = Child::spawn(&spec(temp.path(), "exit 3\n"), &tasks).unwrap();
+        let mut child = Child::spawn(&spec(temp.path(), "exit 3\n"), None, &tasks).unwrap();
         assert_eq!(within(child.ended()).await, "codex app-server exited with code 3");
-        let mut child = Child::spawn(&spec(temp.path(), "kill -9 $$\n"), &tasks).unwrap();
+        let mut child = Child::spawn(&spec(temp.path(), "kill -9 $$\n"), None, &tasks).unwrap();
         assert_eq!(within(child.ended()).await, "codex app-server was ended by signal 9");
     }
 
@@ -364,7 +381,8 @@ mod tests {
     async fn a_dropped_child_is_gone() {
         let temp = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
-        let child = Child::spawn(&spec(temp.path(), "sleep 1000 &\necho up >&2\nwait\n"), &tasks).unwrap();
+        let child =
+            Child::spawn(&spec(temp.path(), "sleep 1000 &\necho up >&2\nwait\n"), None, &tasks).unwrap();
         said(&child, "up").await;
         drop(child);
         whole_group_gone(&tasks).await;

@@ -9,6 +9,7 @@ mod tool_reply;
 mod writer;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,13 +22,13 @@ use tokio::time::timeout;
 
 use super::convert;
 use super::error::{AppServerError, DisconnectReason};
-use super::thread::{Thread, ThreadOptions, ThreadStatus};
+use super::thread::{Thread, ThreadOptions, ThreadStatus, Unsent};
 use super::{transport, wire};
 use crate::config::Endpoint;
 use crate::model::{LoginState, ModelInfo, ThreadId};
 use crate::tasks::Tasks;
 
-pub use notice::{Diagnostics, Notice, RateLimitWindow, RateLimits};
+pub use notice::{Credits, Diagnostics, Notice, RateLimitWindow, RateLimits};
 pub use options::ConnectOptions;
 pub use tool_reply::ToolCallReply;
 
@@ -59,13 +60,23 @@ impl Drop for CloseOnDrop {
 }
 
 /// A connection seen by somebody who does not hold it open.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Leaving(Arc<Shared>);
 
 impl Leaving {
     /// Waits for its end: with the last handle, at the latest.
     pub(crate) async fn ended(&self) {
         self.0.down.cancelled().await;
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.is_down()
+    }
+
+    /// Whether somebody owns `thread` on it.
+    pub(crate) fn holds(&self, thread: &ThreadId) -> bool {
+        !self.0.is_down() && self.0.routes.has(thread.as_str())
     }
 
     /// Ends it now, whoever holds it.
@@ -172,9 +183,7 @@ impl Connection {
 
     /// Starts a thread and subscribes to it. Given up halfway, the thread is let go when its reply comes.
     pub async fn start_thread(&self, options: &ThreadOptions) -> Result<Thread, AppServerError> {
-        let params = wire::thread_start(options);
-        let subscription = self.shared().start_thread("thread/start", &params).await?;
-        Ok(Thread::new(self.clone(), subscription, options))
+        self.start(options, None).await
     }
 
     /// Starts a thread that begins with what `template` holds, and tells no raw items. Else as
@@ -184,8 +193,16 @@ impl Connection {
         template: &ThreadId,
         options: &ThreadOptions,
     ) -> Result<Thread, AppServerError> {
-        let params = wire::thread_fork(template.as_str(), options);
-        let subscription = self.shared().start_thread("thread/fork", &params).await?;
+        self.start(options, Some(template)).await
+    }
+
+    async fn start(
+        &self,
+        options: &ThreadOptions,
+        template: Option<&ThreadId>,
+    ) -> Result<Thread, AppServerError> {
+        let Unsent { method, params } = options.start_request(template);
+        let subscription = self.shared().start_thread(method, &params).await?;
         Ok(Thread::new(self.clone(), subscription, options))
     }
 
@@ -230,7 +247,8 @@ impl Connection {
     pub async fn rate_limits(&self) -> Result<RateLimits, AppServerError> {
         let response: wire::RateLimitsResponse =
             self.shared().call("account/rateLimits/read", &json!({})).await?;
-        Ok(response.rate_limits.into())
+        let limits = RateLimits::from(response.rate_limits);
+        Ok(RateLimits { allowed: response.ordinary_usage_allowed, ..limits })
     }
 
     /// Names of the MCP servers in the app-server's configuration.
@@ -257,19 +275,52 @@ impl Connection {
 
     /// What a thread does now, whoever started it.
     pub async fn thread_status(&self, thread: &ThreadId) -> Result<ThreadStatus, AppServerError> {
+        Ok(self.look_at_thread(thread).await?.0)
+    }
+
+    /// The same, and the folder it works in.
+    pub(super) async fn look_at_thread(
+        &self,
+        thread: &ThreadId,
+    ) -> Result<(ThreadStatus, Option<PathBuf>), AppServerError> {
         let params = wire::ThreadRef { thread_id: thread.as_str() };
         match self.shared().call::<_, wire::ThreadResponse>("thread/read", &params).await {
-            Ok(response) => Ok(response.thread.status.map_or_else(
-                || ThreadStatus::Unknown(String::new()),
-                |status| ThreadStatus::from_wire(&status.kind),
-            )),
+            Ok(wire::ThreadResponse { thread }) => {
+                let status = thread.status.map_or_else(
+                    || ThreadStatus::Unknown(String::new()),
+                    |status| ThreadStatus::from_wire(&status.kind),
+                );
+                Ok((status, thread.cwd))
+            }
             Err(AppServerError::Refused { message, .. })
                 if message.starts_with("thread not loaded") || message.starts_with("thread not found") =>
             {
-                Ok(ThreadStatus::NotLoaded)
+                Ok((ThreadStatus::NotLoaded, None))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Lets go of a thread that nobody owns, and ends what runs there.
+    pub(super) async fn end_thread(&self, thread: &ThreadId, runs: bool) {
+        self.shared().let_go(thread.as_str(), runs);
+        // An answer comes after those before it: what was asked has been heard by then.
+        let _ = self.thread_status(thread).await;
+    }
+
+    /// Threads on which a turn runs.
+    pub fn running_turns(&self) -> usize {
+        self.shared().routes.running()
+    }
+
+    /// How long the app-server has been asked something and given no sign of life.
+    pub(super) fn silence(&self) -> Duration {
+        self.shared().silence()
+    }
+
+    /// Ends it for this reason, whoever holds it.
+    pub(super) fn give_up(&self, reason: DisconnectReason) {
+        self.shared().disconnect(reason);
     }
 
     /// The app-server's own gauges.

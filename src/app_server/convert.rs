@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::connection::{Diagnostics, Notice, RateLimitWindow, RateLimits, ToolCallReply};
+use super::connection::{Credits, Diagnostics, Notice, RateLimitWindow, RateLimits, ToolCallReply};
 use super::error::{DisconnectReason, FailureKind, TurnFailure};
 use super::thread::{ItemKind, ThreadEvent, ThreadStatus, TurnStatus};
 use super::wire;
@@ -213,6 +213,12 @@ impl From<wire::RateLimitSnapshot> for RateLimits {
             secondary: snapshot.secondary.map(window),
             plan: snapshot.plan_type,
             reached: snapshot.rate_limit_reached_type,
+            meter: snapshot.limit_id,
+            credits: snapshot.credits.map(|credits| {
+                let wire::Credits { some, unlimited, balance } = credits;
+                Credits { has_credits: some, unlimited, balance }
+            }),
+            allowed: None,
         }
     }
 }

@@ -97,12 +97,23 @@ pub enum DisconnectReason {
     PingTimeout(Duration),
     /// The app-server took nothing for this long.
     WriteTimeout(Duration),
+    /// It gave no sign of life for this long, while others did; the connection lives.
+    Silent(Duration),
+    /// Requests in a row were not answered, each within this limit.
+    Hung(Duration),
     /// The peer asked more than we could answer in time.
     TooManyServerRequests,
     /// The app-server unloaded the thread; the connection lives.
     ThreadClosed,
     /// The thread's events were not taken and passed every bound; the connection lives.
     EventsOverrun,
+}
+
+impl DisconnectReason {
+    /// Whether the app-server, the way to it or the thread was lost, rather than let go or overrun.
+    pub fn is_loss(&self) -> bool {
+        !matches!(self, Self::ClosedByUs | Self::Stopping | Self::EventsOverrun)
+    }
 }
 
 impl fmt::Display for DisconnectReason {
@@ -118,6 +129,8 @@ impl fmt::Display for DisconnectReason {
             Self::Socket(reason) => write!(f, "socket error: {reason}"),
             Self::PingTimeout(limit) => write!(f, "no sign of life within {limit:?}"),
             Self::WriteTimeout(limit) => write!(f, "the app-server took nothing for {limit:?}"),
+            Self::Silent(limit) => write!(f, "the app-server was silent for {limit:?}"),
+            Self::Hung(limit) => write!(f, "the app-server hangs: no answer within {limit:?}, twice"),
             Self::TooManyServerRequests => f.write_str("more server requests than could be answered"),
             Self::ThreadClosed => f.write_str("the app-server closed the thread"),
             Self::EventsOverrun => f.write_str("the thread's events were not taken in time"),

@@ -1,22 +1,20 @@
 //! The folders an app-server of ours works in: a private Codex home that shares only the login, an empty
 //! working folder for threads, and a runtime folder for its socket.
 
+use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::SetupError;
 use super::state_folder::{StateFolder, private_dir, write_private};
+use crate::model::ThreadId;
 
 /// `sun_path` holds 108 bytes on Linux and 104 elsewhere, the closing zero included.
 const LONGEST_SOCKET_PATH: usize = 103;
-
-/// Socket names taken in turn. Fresh for each child as far as it matters (at most three live at once), yet
-/// few, because the app-server leaves a lock file for each name when it is killed.
-const SOCKET_NAMES: u64 = 16;
 
 /// The folders. Made by [`Home::prepare`]; paths only.
 #[derive(Debug, Clone)]
@@ -44,7 +42,7 @@ impl Home {
             private: root.join("codex-home"),
             user_auth: user_home.join("auth.json"),
             user: user_home,
-            cwd: root.join("cwd"),
+            cwd: working_folder(&root.join("cwd"))?,
             run: runtime_folder(root, runtime_dir)?,
             children: root.join("children"),
         };
@@ -57,7 +55,6 @@ impl Home {
             });
         }
         private_dir(&home.children)?;
-        private_dir(&home.cwd)?;
         home.refresh()?;
         Ok(home)
     }
@@ -89,8 +86,18 @@ impl Home {
         self.private.join("generated_images")
     }
 
-    /// Deletes the kept threads that an earlier bridge left. For when no child runs.
-    pub(crate) fn clear_sessions(&self) -> Result<(), SetupError> {
+    /// Deletes the kept threads and databases that an earlier bridge left. For when no child runs.
+    pub(crate) fn clear(&self) -> Result<(), SetupError> {
+        for entry in std::fs::read_dir(&self.private).into_iter().flatten().flatten() {
+            let (name, path) = (entry.file_name(), entry.path());
+            let name = name.to_string_lossy();
+            if name.starts_with("databases-") {
+                let _ = std::fs::remove_dir_all(path);
+            } else if name.contains(".sqlite") {
+                // Of a codex that was run here without a folder of its own for them.
+                let _ = std::fs::remove_file(path);
+            }
+        }
         let sessions = self.sessions();
         match std::fs::remove_dir_all(&sessions) {
             Ok(()) => tracing::debug!("kept threads of an earlier bridge were deleted"),
@@ -110,7 +117,7 @@ impl Home {
         &self.user
     }
 
-    /// An empty folder, the working folder of every thread.
+    /// An empty folder, the working folder of every thread. Its name is this state folder's alone.
     pub(crate) fn cwd(&self) -> &Path {
         &self.cwd
     }
@@ -120,15 +127,15 @@ impl Home {
         &self.children
     }
 
-    /// The file of the lean catalogue for the `start`th child.
-    pub(crate) fn catalogue_file(&self, start: u64) -> PathBuf {
+    /// The file of the lean catalogue for child number `child`.
+    pub(crate) fn catalogue_file(&self, child: u64) -> PathBuf {
         // Two children with different catalogues run side by side while the older one drains.
-        self.private.join(format!("catalogue-{}.json", start % SOCKET_NAMES))
+        self.private.join(format!("catalogue-{child}.json"))
     }
 
-    /// The socket of the `start`th child; nothing is there yet.
-    pub(crate) fn socket(&self, start: u64) -> PathBuf {
-        self.run.join(format!("{}.sock", start % SOCKET_NAMES))
+    /// The socket of child number `child`; nothing is there yet.
+    pub(crate) fn socket(&self, child: u64) -> PathBuf {
+        self.run.join(format!("{child}.sock"))
     }
 
     /// Symlinked even when there is no login yet, so that a later `codex login` shows.
@@ -166,6 +173,12 @@ pub(crate) fn connectable(socket: &Path) -> Option<PathBuf> {
     std::fs::read_link(socket).ok().filter(|target| target.exists())
 }
 
+/// Bytes of the files in `folder`.
+pub(super) fn size_of(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|found| found.len()).sum()
+}
+
 /// Removes the folders in `images` that nothing was put into for `life`.
 pub(super) fn sweep_images(images: &Path, life: Duration) {
     // Most homes have none.
@@ -177,6 +190,43 @@ pub(super) fn sweep_images(images: &Path, life: Duration) {
             warn!(%error, "generated images could not be removed");
         }
     }
+}
+
+/// Deletes the kept threads in `sessions` that nothing was written to for `life` and that are none of `kept`:
+/// left where a deletion failed, or its child ended first.
+pub(super) fn sweep_sessions(sessions: &Path, kept: &[ThreadId], life: Duration) {
+    let mut folders = vec![sessions.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(found) = entry.metadata() else { continue };
+            if found.is_dir() {
+                folders.push(entry.path());
+                continue;
+            }
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let is_kept = kept.iter().any(|thread| name.contains(thread.as_str()));
+            let age = found.modified().ok().and_then(|at| at.elapsed().ok());
+            if !is_kept && age.is_some_and(|age| age >= life) {
+                match std::fs::remove_file(entry.path()) {
+                    Ok(()) => debug!(file = %name, "a kept thread that nobody knows was deleted"),
+                    Err(error) => warn!(file = %name, %error, "a kept thread could not be deleted"),
+                }
+            }
+        }
+    }
+}
+
+/// The one folder in `parent`, made where there is none. Its name was drawn by lot, so that threads are known by it
+/// as this bridge's at an app-server that serves several, on other machines too.
+fn working_folder(parent: &Path) -> Result<PathBuf, SetupError> {
+    private_dir(parent)?;
+    let is_own = |name: &OsStr| uuid::Uuid::try_parse(&name.to_string_lossy()).is_ok();
+    let there = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    let own = there.map(|entry| entry.file_name()).filter(|name| is_own(name)).min();
+    let folder = parent.join(own.unwrap_or_else(|| uuid::Uuid::new_v4().to_string().into()));
+    private_dir(&folder)?;
+    Ok(folder)
 }
 
 /// Why a login that exists does not show in the private home, where that is so: it is kept in the keyring
@@ -304,9 +354,39 @@ mod tests {
         let home = folders.prepare().unwrap();
         std::fs::create_dir_all(home.sessions().join("2026/01")).unwrap();
         std::fs::write(home.sessions().join("2026/01/rollout.jsonl"), "words").unwrap();
-        home.clear_sessions().unwrap();
+        std::fs::create_dir(home.codex_home().join("databases-3")).unwrap();
+        std::fs::write(home.codex_home().join("databases-3/logs_2.sqlite"), "words").unwrap();
+        std::fs::write(home.codex_home().join("logs_2.sqlite-wal"), "words").unwrap();
+        home.clear().unwrap();
+        assert!(!home.codex_home().join("databases-3").exists());
+        assert!(!home.codex_home().join("logs_2.sqlite-wal").exists());
         assert_eq!(std::fs::read_dir(home.sessions()).unwrap().count(), 0);
         assert_eq!(std::fs::metadata(home.sessions()).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_kept_thread_that_nobody_knows_is_deleted_once_it_is_old() {
+        let folders = Folders::new();
+        let home = folders.prepare().unwrap();
+        let day = home.sessions().join("2026/01/02");
+        std::fs::create_dir_all(&day).unwrap();
+        let file = |thread: &str| day.join(format!("rollout-2026-01-02T00-00-00-{thread}.jsonl"));
+        for thread in ["known", "unknown"] {
+            std::fs::write(file(thread), "words").unwrap();
+        }
+        let known = [ThreadId::new("-known")];
+        sweep_sessions(&home.sessions(), &known, Duration::from_secs(60));
+        assert!(file("unknown").exists(), "it may have been made just now");
+        sweep_sessions(&home.sessions(), &known, Duration::ZERO);
+        assert!(file("known").exists() && !file("unknown").exists());
+    }
+
+    #[test]
+    fn the_working_folder_has_a_name_of_its_own_that_stays() {
+        let folders = Folders::new();
+        let first = folders.prepare().unwrap();
+        assert_eq!(folders.prepare().unwrap().cwd(), first.cwd());
+        assert_ne!(Folders::new().prepare().unwrap().cwd().file_name(), first.cwd().file_name());
     }
 
     #[test]

@@ -32,8 +32,11 @@ pub(crate) trait Launcher: fmt::Debug + Send + Sync + 'static {
     /// How often to look.
     fn check_every(&self) -> Duration;
 
-    /// How much memory it has, bytes, where that is ours to look after.
-    fn memory(&self, live: Arc<Live>) -> BoxFuture<'static, Option<u64>>;
+    /// What it takes, where that is ours to look after.
+    fn measure(&self, live: Arc<Live>) -> BoxFuture<'static, Measured>;
+
+    /// What our threads are known by: the name of the folder they work in.
+    fn mark(&self) -> String;
 
     /// Who runs it.
     fn mode(&self) -> AppServerMode;
@@ -49,6 +52,13 @@ pub(crate) struct Launch {
     pub(crate) child: Option<Child>,
 }
 
+/// What an app-server of ours takes, bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Measured {
+    pub(crate) memory: Option<u64>,
+    pub(crate) databases: Option<u64>,
+}
+
 /// A ready app-server, as everybody sees it.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -60,4 +70,6 @@ pub(crate) struct Live {
     pub(crate) stock: Option<Arc<StockCatalogue>>,
     /// The login it was started with: a running app-server notices neither a switch nor a logout.
     pub(crate) auth: Option<AuthMark>,
+    /// Where it keeps its databases, if it is ours.
+    pub(crate) databases: Option<PathBuf>,
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::AppServerError;
 use super::launch::Live;
 use super::runtime::AppServer;
+use super::{AppServerError, DisconnectReason};
 use crate::model::ModelInfo;
 
 /// Read again after this long.
@@ -61,6 +61,14 @@ impl AppServer {
     }
 
     async fn models_within(&self, age: Duration) -> Result<Arc<[ModelInfo]>, AppServerError> {
+        match self.read_models(age).await {
+            // Asked again of the one that takes its place.
+            Err(AppServerError::Disconnected(reason)) if reason.is_loss() => self.read_models(age).await,
+            read => read,
+        }
+    }
+
+    async fn read_models(&self, age: Duration) -> Result<Arc<[ModelInfo]>, AppServerError> {
         let list = &self.shared().models;
         let asked = Instant::now();
         let live = self.live().await?;
@@ -74,12 +82,17 @@ impl AppServer {
             return Ok(Arc::clone(&known.models));
         }
         let read = Instant::now();
-        match live.connection.models().await {
+        match self.unless_silent(&live, live.connection.models()).await {
             Ok(models) => {
                 let models: Arc<[ModelInfo]> =
                     models.into_iter().map(|model| with_stock(model, &live)).collect();
                 *known = Some(Known { models: Arc::clone(&models), generation: live.generation, read });
                 Ok(models)
+            }
+            // Another one is asked in its place.
+            Err(error @ AppServerError::Disconnected(DisconnectReason::Silent(_))) => {
+                list.expire();
+                Err(error)
             }
             Err(error) => {
                 list.expire();

@@ -1,12 +1,16 @@
 //! The app-server as the rest of the bridge has it: there, or not there for a reason.
 
+mod member;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::{join_all, select_all};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::home::{self, Home};
 use super::launch::{Connected, Launcher, Live, McpServers, Streams, Supervised};
@@ -14,24 +18,31 @@ use super::locate::LocateInputs;
 use super::login::LoginCache;
 use super::model_list::ModelList;
 use super::rate_limits::LastRateLimits;
-use super::supervisor::{Order, Phase, Snapshot, Supervisor};
+use super::supervisor::{Order, Phase, Pool, Snapshot, Supervisor};
 use super::{
-    AppServerError, AppServerMode, AppServerState, AppServerStatus, Connection, SetupError, StateFolder,
-    ThreadOptions,
+    AppServerError, AppServerMode, AppServerState, AppServerStatus, Connection, DisconnectReason,
+    ProcessStatus, SetupError, StateFolder, ThreadOptions,
 };
 use crate::config::{AppServerConfig, Machine, Scaffold};
-use crate::model::LoginState;
+use crate::model::{LoginState, ThreadId};
 use crate::tasks::Tasks;
+use member::{Member, outlook};
 
 /// Orders on their way to the supervisor; past it the asker waits.
 const ORDERS: usize = 32;
+/// One of several that gives no sign of life for this long, though asked, is passed over where it can be: until it
+/// answers again or is given up.
+const SILENCE: Duration = Duration::from_secs(2);
 /// How long a generated image stays where the model can find it again.
 const IMAGE_LIFE: Duration = Duration::from_secs(3600);
+/// How long a kept thread that nobody knows stays: it may have been made just now.
+const SESSION_LIFE: Duration = Duration::from_secs(600);
 
 /// Lets tool outputs of any size through where the stock catalogue would cut them.
 const TOOL_OUTPUT_TOKENS: u64 = 100_000_000;
 
-/// The app-server. Cheap to clone; all clones are one. When the last is dropped, our child ends.
+/// The app-server, or several of ours that share the load. Cheap to clone; all clones are one. When the last is
+/// dropped, our children end.
 #[derive(Debug, Clone)]
 pub struct AppServer {
     inner: Arc<Inner>,
@@ -51,8 +62,11 @@ struct Inner {
     sessions: Option<PathBuf>,
     mcp_servers: McpServers,
     shared: Arc<Shared>,
-    snapshot: watch::Receiver<Snapshot>,
-    orders: mpsc::Sender<Order>,
+    /// At least one; more only where they are ours.
+    members: Vec<Member>,
+    /// Where the search for the least loaded one begins: equal ones take turns.
+    rotation: AtomicUsize,
+    newest: watch::Receiver<u64>,
     tasks: Tasks,
 }
 
@@ -62,6 +76,8 @@ pub(super) struct Shared {
     pub(super) login: LoginCache,
     pub(super) models: ModelList,
     pub(super) limits: LastRateLimits,
+    /// Turns of ours that nobody waited for and that were interrupted.
+    pub(super) orphans: AtomicU64,
 }
 
 /// What differs between the ways to have an app-server.
@@ -81,7 +97,7 @@ impl Parts {
 }
 
 impl AppServer {
-    /// Makes the folders and spawns the one supervising task. Does not wait for the app-server.
+    /// Makes the folders and spawns the supervising tasks, one for each app-server. Does not wait for any.
     pub fn start(
         config: &AppServerConfig,
         machine: &Machine,
@@ -99,7 +115,7 @@ impl AppServer {
                 let (images, sessions) = (Some(home.images()), Some(home.sessions()));
                 let parts = Parts { cwd, user_home, sessions, images, mcp_servers };
                 let launcher = Supervised::new(config, locate, machine, home, tasks);
-                Self::with(config, Arc::new(launcher), parts, tasks)
+                Self::with(config, launcher, parts, tasks)
             }
             Some(endpoint) => {
                 let parts = Parts::foreign(cwd, mcp_servers.clone());
@@ -112,7 +128,7 @@ impl AppServer {
                     mcp_servers,
                     tasks,
                 );
-                Self::with(config, Arc::new(launcher), parts, tasks)
+                Self::with(config, launcher, parts, tasks)
             }
         })
     }
@@ -132,17 +148,26 @@ impl AppServer {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let parts = Parts::foreign(cwd.to_owned(), McpServers::default());
-        let launcher = Streams::new(config, auth_file.map(Path::to_owned), open, tasks);
-        Self::with(config, Arc::new(launcher), parts, tasks)
+        let launcher = Streams::new(config, cwd, auth_file.map(Path::to_owned), open, tasks);
+        Self::with(config, launcher, parts, tasks)
     }
 
-    fn with(config: &AppServerConfig, launcher: Arc<dyn Launcher>, parts: Parts, tasks: &Tasks) -> Self {
+    fn with(config: &AppServerConfig, launcher: impl Launcher, parts: Parts, tasks: &Tasks) -> Self {
+        let launcher: Arc<dyn Launcher> = Arc::new(launcher);
         let (mode, auth_file) = (launcher.mode(), launcher.auth_file());
-        let (orders, received) = mpsc::channel(ORDERS);
-        let (published, snapshot) = watch::channel(Snapshot::starting());
         let shared = Arc::new(Shared::default());
-        let supervisor = Supervisor::new(launcher, config, Arc::clone(&shared), published, received, tasks);
-        tasks.spawn("app-server supervisor", supervisor.run());
+        let (pool, newest) = Pool::new();
+        // Somebody else's is one, however many of ours are wanted.
+        let count = if mode == AppServerMode::Supervised { config.processes.max(1) } else { 1 };
+        let start = |_| {
+            let (orders, received) = mpsc::channel(ORDERS);
+            let (published, snapshot) = watch::channel(Snapshot::starting());
+            let (launcher, pool, shared) = (Arc::clone(&launcher), pool.clone(), Arc::clone(&shared));
+            let supervisor = Supervisor::new(launcher, config, pool, shared, published, received, tasks);
+            tasks.spawn("app-server supervisor", supervisor.run());
+            Member { snapshot, orders }
+        };
+        let members = (0..count).map(start).collect();
         let Parts { cwd, user_home, sessions, images, mcp_servers } = parts;
         Self {
             inner: Arc::new(Inner {
@@ -156,57 +181,64 @@ impl AppServer {
                 sessions,
                 mcp_servers,
                 shared,
-                snapshot,
-                orders,
+                members,
+                rotation: AtomicUsize::new(0),
+                newest,
                 tasks: tasks.clone(),
             }),
         }
     }
 
-    /// The connection for new calls. Waits while the app-server starts, at most the start's time limit; fails
-    /// at once where it cannot be had.
+    /// The connection for new calls: of several app-servers the one on which the fewest turns run. Waits while
+    /// there is none, at most the start's time limit; fails at once where none can be had.
     pub async fn connection(&self) -> Result<Connection, AppServerError> {
-        Ok(self.live().await?.connection.clone())
+        Ok(self.live_by(|ready| self.least_loaded(ready)).await?.connection.clone())
     }
 
-    /// How it stands; never waits.
+    /// The generations of the connections that new calls may use. A thread of another one may be finished, not
+    /// continued.
+    pub fn current(&self) -> Vec<u64> {
+        self.ready().iter().map(|live| live.generation).collect()
+    }
+
+    /// How it stands; never waits. Of several, what is told of one is told of the first that is ready.
     pub fn status(&self) -> AppServerStatus {
-        let snapshot = self.inner.snapshot.borrow();
-        let (state, live, reason) = match &snapshot.phase {
-            Phase::Starting => (AppServerState::Starting, None, None),
-            Phase::Ready(live) => (AppServerState::Ready, Some(live), None),
-            Phase::Reconnecting { reason } => (AppServerState::Reconnecting, None, Some(reason)),
-            Phase::Failed { reason } => (AppServerState::Failed, None, Some(reason)),
-            Phase::Stopped => (AppServerState::Stopped, None, None),
-        };
+        let processes: Vec<ProcessStatus> = self.inner.members.iter().map(Member::status).collect();
+        let lead = processes.iter().find(|process| process.state == AppServerState::Ready);
+        // One that will be there soon says more of the whole than one that failed.
+        let soon = |process: &&ProcessStatus| process.state != AppServerState::Failed;
+        let lead = lead.or_else(|| processes.iter().find(soon)).or(processes.first());
+        let lead = lead.cloned().unwrap_or_else(|| Snapshot::starting().status());
         AppServerStatus {
-            state,
+            state: lead.state,
             mode: self.inner.mode,
-            reason: reason.cloned(),
-            version: live.and_then(|live| live.version.clone()),
-            generation: snapshot.generation,
-            pid: live.and_then(|live| live.pid),
-            memory: snapshot.memory,
-            last_disconnect: snapshot.last_disconnect.clone(),
-            since: snapshot.since,
+            reason: lead.reason,
+            version: lead.version,
+            generation: processes.iter().map(|process| process.generation).max().unwrap_or_default(),
+            pid: lead.pid,
+            memory: lead.memory,
+            last_disconnect: processes.iter().rev().find_map(|process| process.last_disconnect.clone()),
+            since: lead.since,
+            orphans: self.inner.shared.orphans.load(Ordering::Relaxed),
+            processes,
         }
     }
 
-    /// Whether it answers within `limit`; `false` at once where there is none.
-    pub async fn probe(&self, limit: Duration) -> bool {
-        let live = match &self.inner.snapshot.borrow().phase {
-            Phase::Ready(live) => Arc::clone(live),
-            Phase::Starting | Phase::Reconnecting { .. } | Phase::Failed { .. } | Phase::Stopped => {
-                return false;
-            }
-        };
-        live.connection.ping(limit).await.is_ok()
+    /// Whether somebody looks after each: starts it again when it ends.
+    pub fn is_supervised(&self) -> bool {
+        self.inner.members.iter().all(|member| !member.orders.is_closed())
     }
 
-    /// Follows the generation: it changes with each connection that replaces another. A thread of an older
-    /// one may be finished, not continued.
+    /// Whether any answers within `limit`; `false` at once where there is none.
+    pub async fn probe(&self, limit: Duration) -> bool {
+        let ready = self.ready();
+        let answers = join_all(ready.iter().map(|live| live.connection.ping(limit))).await;
+        answers.iter().any(Result::is_ok)
+    }
+
+    /// Follows the generation: it changes with each new connection.
     pub fn generations(&self) -> Generations {
-        Generations { snapshot: self.inner.snapshot.clone() }
+        Generations { newest: self.inner.newest.clone() }
     }
 
     /// Whether the app-server is ours: lean catalogue and private home.
@@ -218,6 +250,13 @@ impl AppServer {
     pub async fn sweep_images(&self) {
         if let Some(folder) = self.inner.images.clone() {
             self.inner.tasks.blocking(move || home::sweep_images(&folder, IMAGE_LIFE)).await;
+        }
+    }
+
+    /// Removes kept threads that are on disk and are none of `kept`; those there is no reason to doubt stay.
+    pub async fn sweep_sessions(&self, kept: Vec<ThreadId>) {
+        if let Some(folder) = self.inner.sessions.clone() {
+            self.inner.tasks.blocking(move || home::sweep_sessions(&folder, &kept, SESSION_LIFE)).await;
         }
     }
 
@@ -233,36 +272,78 @@ impl AppServer {
         options
     }
 
-    /// Closes the connections and ends our child, within about `limit`. Nothing can be had afterwards.
+    /// Closes the connections and ends our children, within about `limit`. Nothing can be had afterwards.
     pub async fn stop(&self, limit: Duration) {
-        let (done, stopped) = oneshot::channel();
-        if self.inner.orders.send(Order::Stop { limit, done }).await.is_ok() {
-            let _ = stopped.await;
-        }
+        join_all(self.inner.members.iter().map(|member| async move {
+            let (done, stopped) = oneshot::channel();
+            if member.orders.send(Order::Stop { limit, done }).await.is_ok() {
+                let _ = stopped.await;
+            }
+        }))
+        .await;
         if let Some(sessions) = self.inner.sessions.clone() {
             // Whatever was not deleted while there was somebody to do it.
             self.inner.tasks.blocking(move || std::fs::remove_dir_all(sessions)).await;
         }
     }
 
-    /// The ready app-server, waited for as `connection` does.
+    /// The app-server to ask for what all of them know alike, waited for as `connection` does: always the same
+    /// one while it is there and answers.
     pub(super) async fn live(&self) -> Result<Arc<Live>, AppServerError> {
-        let deadline = Instant::now() + self.inner.start_timeout;
-        let mut snapshot = self.inner.snapshot.clone();
+        self.live_by(|ready| ready.first().cloned()).await
+    }
+
+    /// Those that are ready, in their order.
+    pub(super) fn ready(&self) -> Vec<Arc<Live>> {
+        self.inner.members.iter().filter_map(|member| member.snapshot.borrow().phase.live()).collect()
+    }
+
+    /// The one on which the fewest turns run.
+    fn least_loaded(&self, ready: &[Arc<Live>]) -> Option<Arc<Live>> {
+        let first = self.inner.rotation.fetch_add(1, Ordering::Relaxed);
+        let in_turn = (0..ready.len()).map(|ahead| &ready[(first.wrapping_add(ahead)) % ready.len()]);
+        in_turn.min_by_key(|live| live.connection.running_turns()).cloned()
+    }
+
+    /// What `live` answers; an error that is a loss, as soon as it falls silent and another one can be asked.
+    pub(super) async fn unless_silent<T>(
+        &self,
+        live: &Live,
+        answer: impl Future<Output = Result<T, AppServerError>>,
+    ) -> Result<T, AppServerError> {
+        let mut answer = std::pin::pin!(answer);
         loop {
-            let waits_for = match &snapshot.borrow_and_update().phase {
-                // One that has just ended stays in view until the supervisor has noticed.
-                Phase::Ready(live) if !live.connection.is_closed() => return Ok(Arc::clone(live)),
-                Phase::Ready(_) | Phase::Starting => None,
-                Phase::Reconnecting { reason } => Some(reason.clone()),
-                Phase::Failed { reason } => {
-                    return Err(AppServerError::Unavailable { reason: reason.clone() });
-                }
-                Phase::Stopped => return Err(AppServerError::Unavailable { reason: "it is stopped".into() }),
-            };
-            match timeout_at(deadline, snapshot.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(AppServerError::Unavailable { reason: "it is stopped".into() }),
+            if is_silent(live) && self.ready().iter().any(|other| !is_silent(other)) {
+                return Err(AppServerError::Disconnected(DisconnectReason::Silent(SILENCE)));
+            }
+            if let Ok(answer) = timeout(SILENCE, &mut answer).await {
+                return answer;
+            }
+        }
+    }
+
+    async fn live_by(
+        &self,
+        pick: impl Fn(&[Arc<Live>]) -> Option<Arc<Live>>,
+    ) -> Result<Arc<Live>, AppServerError> {
+        let stopped = || AppServerError::Unavailable { reason: "it is stopped".into() };
+        let deadline = Instant::now() + self.inner.start_timeout;
+        let mut snapshots: Vec<_> = self.inner.members.iter().map(|member| member.snapshot.clone()).collect();
+        loop {
+            let phases: Vec<Phase> =
+                snapshots.iter_mut().map(|snapshot| snapshot.borrow_and_update().phase.clone()).collect();
+            let mut ready: Vec<_> = phases.iter().filter_map(Phase::live).collect();
+            if ready.iter().any(|live| !is_silent(live)) {
+                ready.retain(|live| !is_silent(live));
+            }
+            if let Some(live) = pick(&ready) {
+                return Ok(live);
+            }
+            let waits_for = outlook(&phases)?;
+            let changed = select_all(snapshots.iter_mut().map(|snapshot| Box::pin(snapshot.changed())));
+            match timeout_at(deadline, changed).await {
+                Ok((Ok(()), ..)) => {}
+                Ok((Err(_), ..)) => return Err(stopped()),
                 Err(_) => {
                     let limit = self.inner.start_timeout;
                     let reason = match waits_for {
@@ -277,9 +358,11 @@ impl AppServer {
 
     /// Has a new app-server in the place of `generation`, and waits for it. The old one finishes what it has.
     pub(super) async fn replace(&self, generation: u64, why: &'static str) -> Result<(), AppServerError> {
+        let has_it = |member: &&Member| member.snapshot.borrow().generation == generation;
+        let Some(member) = self.inner.members.iter().find(has_it) else { return Ok(()) };
         let (done, replaced) = oneshot::channel();
         let stopped = || AppServerError::Unavailable { reason: "it is stopped".into() };
-        self.inner.orders.send(Order::Replace { generation, why, done }).await.map_err(|_| stopped())?;
+        member.orders.send(Order::Replace { generation, why, done }).await.map_err(|_| stopped())?;
         match replaced.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(AppServerError::Unavailable { reason: error.to_string() }),
@@ -287,9 +370,11 @@ impl AppServer {
         }
     }
 
-    /// Has the supervisor look whether the app-server is out of date. Nothing is lost if it is too busy.
+    /// Has the supervisors look whether the app-server is out of date. Nothing is lost if they are too busy.
     pub(super) fn check_soon(&self) {
-        let _ = self.inner.orders.try_send(Order::Check);
+        for member in &self.inner.members {
+            let _ = member.orders.try_send(Order::Check);
+        }
     }
 
     /// Takes note of who is logged in.
@@ -326,21 +411,26 @@ impl AppServer {
     }
 }
 
-/// Follows the generation of an app-server.
+/// Whether it has been asked something and given no sign of life for too long.
+fn is_silent(live: &Live) -> bool {
+    live.connection.silence() >= SILENCE
+}
+
+/// Follows the newest generation.
 #[derive(Debug, Clone)]
 pub struct Generations {
-    snapshot: watch::Receiver<Snapshot>,
+    newest: watch::Receiver<u64>,
 }
 
 impl Generations {
     /// The generation as it is now; 0 before the first connection.
     pub fn current(&self) -> u64 {
-        self.snapshot.borrow().generation
+        *self.newest.borrow()
     }
 
     /// Waits until it is another than `seen`; `None` once the app-server has stopped for good. Cancel-safe.
     pub async fn changed(&mut self, seen: u64) -> Option<u64> {
-        self.snapshot.wait_for(|snapshot| snapshot.generation != seen).await.ok().map(|now| now.generation)
+        self.newest.wait_for(|newest| *newest != seen).await.ok().map(|now| *now)
     }
 }
 

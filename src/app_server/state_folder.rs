@@ -11,7 +11,14 @@ use super::SetupError;
 #[derive(Debug)]
 pub struct StateFolder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for StateFolder {
+    fn drop(&mut self) {
+        // Closing it is not enough: a child between its fork and its exec has it open too.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl StateFolder {
@@ -39,7 +46,7 @@ impl StateFolder {
         }
         // For the message that a second bridge gives; the lock itself is the kernel's.
         lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(|e| failed(&e))?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     /// Where it is; absolute.

@@ -70,4 +70,35 @@ pub struct AppServerStatus {
     pub last_disconnect: Option<String>,
     /// Since when it is in this state.
     pub since: SystemTime,
+    /// Turns of ours that nobody waited for and that were interrupted.
+    pub orphans: u64,
+    /// Each of them, where several share the load.
+    pub processes: Vec<ProcessStatus>,
+}
+
+/// One look at one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessStatus {
+    /// Where its supervisor is with it.
+    pub state: AppServerState,
+    /// Why it is not ready, for people.
+    pub reason: Option<String>,
+    /// Its own version, once known.
+    pub version: Option<String>,
+    /// Its connection's: no other one has the same.
+    pub generation: u64,
+    /// Process id, if it is ours.
+    pub pid: Option<u32>,
+    /// Resident, bytes, as last looked at.
+    pub memory: Option<u64>,
+    /// Its databases on disk, bytes, as last looked at.
+    pub databases: Option<u64>,
+    /// Turns that run on it.
+    pub turns: usize,
+    /// Threads of ours on it.
+    pub threads: usize,
+    /// Why its last connection ended.
+    pub last_disconnect: Option<String>,
+    /// Since when it is in this state.
+    pub since: SystemTime,
 }

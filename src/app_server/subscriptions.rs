@@ -58,6 +58,16 @@ impl Routes {
         }
     }
 
+    /// Whether `thread` has an owner.
+    pub(super) fn has(&self, thread: &str) -> bool {
+        self.queues.contains_key(thread)
+    }
+
+    /// Threads on which a turn runs.
+    pub(super) fn running(&self) -> usize {
+        self.queues.iter().filter(|queue| queue.is_running()).count()
+    }
+
     /// Threads with an owner.
     pub(super) fn len(&self) -> usize {
         self.queues.len()

@@ -1,25 +1,29 @@
 //! The one task that has an app-server and has it again when it is lost.
 
 mod drains;
+mod looks;
 mod patience;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, timeout};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::child::Child;
-use super::launch::{Launch, Launcher, Live};
+use super::connection::Leaving;
+use super::launch::{Launch, Launcher, Live, Measured};
 use super::runtime::Shared;
-use super::{Notice, SetupError};
+use super::{DisconnectReason, Notice, SetupError};
 use crate::config::AppServerConfig;
 use crate::tasks::Tasks;
 
 use drains::Drains;
+use looks::{Look, Looks};
 use patience::Patience;
 
 /// How long an app-server that was asked to end may take, unless the caller says.
@@ -31,8 +35,11 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Replacements asked for by hand (`models_fresh`) happen at most this often.
 const CHECK_APART: Duration = Duration::from_secs(60);
 
-/// Looks at a child's memory before it may be replaced for it.
+/// Looks at what a child takes before it may be replaced for it.
 const LOOKS: u32 = 10;
+
+/// Probes in a row that are not answered before an app-server is given up: one may meet a busy moment.
+const MISSES: u32 = 2;
 
 /// What the supervisor is asked. At most 32 wait; past that the asker does.
 #[derive(Debug)]
@@ -51,8 +58,8 @@ pub(super) struct Snapshot {
     pub(super) phase: Phase,
     pub(super) generation: u64,
     pub(super) last_disconnect: Option<String>,
-    /// The running child's, bytes, as last looked at.
-    pub(super) memory: Option<u64>,
+    /// Of the running child, as last looked at.
+    pub(super) measured: Measured,
     pub(super) since: SystemTime,
 }
 
@@ -72,9 +79,33 @@ impl Snapshot {
             phase: Phase::Starting,
             generation: 0,
             last_disconnect: None,
-            memory: None,
+            measured: Measured::default(),
             since: SystemTime::now(),
         }
+    }
+}
+
+/// What the supervisors of all app-servers of one bridge have in common. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(super) struct Pool {
+    /// The last number given to a connection: no two have the same.
+    given: Arc<AtomicU64>,
+    /// The newest connection's; closed with the last supervisor.
+    newest: Arc<watch::Sender<u64>>,
+    /// Held by whoever has its app-server replaced: one at a time, so that the others carry the load.
+    replacing: Arc<Semaphore>,
+}
+
+impl Pool {
+    /// With what follows the newest generation.
+    pub(super) fn new() -> (Self, watch::Receiver<u64>) {
+        let (newest, follow) = watch::channel(0);
+        let (given, replacing) = (Arc::default(), Arc::new(Semaphore::new(1)));
+        (Self { given, newest: Arc::new(newest), replacing }, follow)
+    }
+
+    fn next_generation(&self) -> u64 {
+        self.given.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
@@ -82,10 +113,8 @@ impl Snapshot {
 #[derive(Debug)]
 pub(super) struct Supervisor {
     launcher: Arc<dyn Launcher>,
-    start_timeout: Duration,
-    /// Bytes; past it the child is replaced.
-    max_memory: u64,
-    memory_check: Duration,
+    config: AppServerConfig,
+    pool: Pool,
     shared: Arc<Shared>,
     snapshot: watch::Sender<Snapshot>,
     orders: mpsc::Receiver<Order>,
@@ -95,12 +124,17 @@ pub(super) struct Supervisor {
     /// Those who asked for a new app-server and wait for it; as many as there are calls.
     waiting: Vec<oneshot::Sender<Result<(), SetupError>>>,
     drains: Drains,
+    /// Those to its app-server that have not ended: the running one's, and those that drain.
+    connections: Vec<Leaving>,
 }
 
 struct Running {
     live: Arc<Live>,
     child: Option<Child>,
     notices: broadcast::Receiver<Notice>,
+    looks: Looks,
+    /// Probes in a row that were not answered.
+    missed: u32,
     since: Instant,
 }
 
@@ -119,6 +153,7 @@ impl Supervisor {
     pub(super) fn new(
         launcher: Arc<dyn Launcher>,
         config: &AppServerConfig,
+        pool: Pool,
         shared: Arc<Shared>,
         snapshot: watch::Sender<Snapshot>,
         orders: mpsc::Receiver<Order>,
@@ -127,9 +162,8 @@ impl Supervisor {
         let patience = Patience::new(launcher.mode());
         Self {
             launcher,
-            start_timeout: config.start_timeout,
-            max_memory: config.max_memory as u64,
-            memory_check: config.memory_check,
+            config: config.clone(),
+            pool,
             shared,
             snapshot,
             orders,
@@ -138,6 +172,7 @@ impl Supervisor {
             patience,
             waiting: Vec::new(),
             drains: Drains::default(),
+            connections: Vec::new(),
         }
     }
 
@@ -174,11 +209,12 @@ impl Supervisor {
             if !wait.is_zero() {
                 self.unless_stopped(tokio::time::sleep(wait)).await?;
             }
-            let launch = timeout(self.start_timeout, self.launcher.launch(self.generation + 1));
+            let launch = self.launcher.launch(self.pool.next_generation());
+            let launch = timeout(self.config.start_timeout, launch);
             let error = match self.unless_stopped(launch).await? {
                 Ok(Ok(launch)) => return Ok(launch),
                 Ok(Err(error)) => error,
-                Err(_) => SetupError::Timeout(self.start_timeout),
+                Err(_) => SetupError::Timeout(self.config.start_timeout),
             };
             wait = self.patience.failed();
             tracing::warn!(%error, retry_in = ?wait, failures = self.patience.failures(), "no app-server");
@@ -195,53 +231,38 @@ impl Supervisor {
     async fn serve(&mut self, launch: Launch) -> End {
         let mut running = self.ready(launch);
         let mut replacing: Option<BoxFuture<'static, Result<Launch, SetupError>>> = None;
-        let mut checking: Option<BoxFuture<'static, bool>> = None;
-        let mut measuring: Option<BoxFuture<'static, Option<u64>>> = None;
-        let mut check = every(self.launcher.check_every());
-        let mut measure = every(self.memory_check);
-        let mut last_check = Instant::now();
         loop {
             // Cancel-safe: receives, process waits and boxed futures that stay in their slots lose nothing.
             tokio::select! {
                 reason = running.live.connection.closed() => {
                     let reason = match &mut running.child {
-                        Some(child) => timeout(LAST_WORDS, child.ended()).await.ok(),
-                        None => None,
+                        // A child that hangs has no last words.
+                        Some(child) if !matches!(reason, DisconnectReason::Hung(_)) => {
+                            timeout(LAST_WORDS, child.ended()).await.ok()
+                        }
+                        _ => None,
                     }
                     .unwrap_or_else(|| reason.to_string());
                     return End::Lost { running, reason };
                 }
                 reason = end_of(&mut running.child) => return End::Lost { running, reason },
                 notice = running.notices.recv() => {
-                    if self.heard(notice) && checking.is_none() {
-                        last_check = Instant::now();
-                        checking = Some(self.launcher.outdated(Arc::clone(&running.live)));
+                    if self.heard(notice) {
+                        running.looks.check_now();
                     }
                 }
-                _ = check.tick(), if checking.is_none() && replacing.is_none() => {
-                    last_check = Instant::now();
-                    checking = Some(self.launcher.outdated(Arc::clone(&running.live)));
-                }
-                outdated = finished(&mut checking) => {
-                    if outdated && replacing.is_none() {
-                        replacing = Some(self.replacement("the model catalogue changed"));
-                    }
-                }
-                _ = measure.tick(), if measuring.is_none() => {
-                    measuring = Some(self.launcher.memory(Arc::clone(&running.live)));
-                }
-                memory = finished(&mut measuring) => {
-                    if self.is_too_large(memory, running.since) && replacing.is_none() {
-                        replacing = Some(self.replacement("it takes more than app_server.max_memory"));
+                look = running.looks.next() => {
+                    let why = self.found(look, &mut running);
+                    if let Some(why) = why.filter(|_| replacing.is_none()) {
+                        replacing = Some(self.replacement(why));
                     }
                 }
                 launched = finished(&mut replacing) => match launched {
                     Ok(launch) => {
-                        let old = std::mem::replace(&mut running, self.ready(launch));
-                        self.drains.drain(old.live, old.child);
                         // What is being looked at is no longer what runs.
-                        checking = None;
-                        measuring = None;
+                        let Running { live, child, .. } =
+                            std::mem::replace(&mut running, self.ready(launch));
+                        self.drains.drain(live, child);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "the app-server could not be replaced; the running one stays");
@@ -260,9 +281,8 @@ impl Supervisor {
                         }
                     }
                     Some(Order::Check) => {
-                        if checking.is_none() && replacing.is_none() && last_check.elapsed() >= CHECK_APART {
-                            last_check = Instant::now();
-                            checking = Some(self.launcher.outdated(Arc::clone(&running.live)));
+                        if replacing.is_none() && running.looks.last_check().elapsed() >= CHECK_APART {
+                            running.looks.check_now();
                         }
                     }
                     Some(Order::Stop { limit, done }) => {
@@ -275,6 +295,37 @@ impl Supervisor {
                 () = self.stop.cancelled() => {
                     return End::Stop { running, limit: STOP_LIMIT, done: None };
                 }
+            }
+        }
+    }
+
+    /// Takes in what a look found. Gives why a new app-server is wanted, if it is.
+    fn found(&self, look: Look, running: &mut Running) -> Option<&'static str> {
+        match look {
+            Look::Outdated(outdated) => outdated.then_some("the model catalogue changed"),
+            Look::Measured(measured) => self.outgrown(measured, running.since),
+            Look::Answered(true) => {
+                running.missed = 0;
+                None
+            }
+            // What speaks is slow, and does not hang: a machine may have little time for it.
+            Look::Answered(false) if running.live.connection.silence() < self.config.probe_timeout => {
+                running.missed = 0;
+                None
+            }
+            Look::Answered(false) => {
+                running.missed += 1;
+                if running.missed < MISSES {
+                    running.looks.probe_now();
+                } else {
+                    // Its turns learn of it at once; `closed` tells the supervisor.
+                    running.live.connection.give_up(DisconnectReason::Hung(self.config.probe_timeout));
+                }
+                None
+            }
+            Look::Swept(stopped) => {
+                self.shared.orphans.fetch_add(stopped, Ordering::Relaxed);
+                None
             }
         }
     }
@@ -304,20 +355,32 @@ impl Supervisor {
     }
 
     fn replacement(&self, why: &'static str) -> BoxFuture<'static, Result<Launch, SetupError>> {
-        tracing::info!(why, "the app-server is replaced");
-        let (limit, launch) = (self.start_timeout, self.launcher.launch(self.generation + 1));
-        Box::pin(async move { timeout(limit, launch).await.unwrap_or(Err(SetupError::Timeout(limit))) })
+        tracing::info!(generation = self.generation, why, "the app-server is replaced");
+        let (limit, pool, launcher) =
+            (self.config.start_timeout, self.pool.clone(), Arc::clone(&self.launcher));
+        Box::pin(async move {
+            // Never closed.
+            let _turn = pool.replacing.acquire().await;
+            let launch = launcher.launch(pool.next_generation());
+            timeout(limit, launch).await.unwrap_or(Err(SetupError::Timeout(limit)))
+        })
     }
 
-    /// Takes note of the child's memory; whether it is time for a new one. Not soon after its start: where the
-    /// limit is less than a fresh one takes, each would be replaced by the next.
-    fn is_too_large(&self, memory: Option<u64>, since: Instant) -> bool {
-        self.snapshot.send_modify(|snapshot| snapshot.memory = memory);
-        let too_large = memory.filter(|memory| *memory > self.max_memory);
-        if let Some(memory) = too_large {
-            tracing::warn!(memory, limit = self.max_memory, "the app-server takes too much memory");
-        }
-        too_large.is_some() && since.elapsed() >= self.memory_check * LOOKS
+    /// Takes note of what the child takes; why it is time for a new one, if it is. Not soon after its start: where
+    /// the limit is less than a fresh one takes, each would be replaced by the next.
+    fn outgrown(&self, measured: Measured, since: Instant) -> Option<&'static str> {
+        self.snapshot.send_modify(|snapshot| snapshot.measured = measured);
+        let past = |size: Option<u64>, limit: usize| size.is_some_and(|size| size > limit as u64);
+        let why = if past(measured.memory, self.config.max_memory) {
+            "it takes more memory than app_server.max_memory"
+        } else if past(measured.databases, self.config.max_databases) {
+            "its databases take more than app_server.max_databases"
+        } else {
+            return None;
+        };
+        let Measured { memory, databases } = measured;
+        tracing::warn!(generation = self.generation, memory, databases, "{why}");
+        (since.elapsed() >= self.config.memory_check * LOOKS).then_some(why)
     }
 
     fn ready(&mut self, launch: Launch) -> Running {
@@ -325,12 +388,22 @@ impl Supervisor {
         self.generation = live.generation;
         let live = Arc::new(live);
         self.shared.models.expire();
+        // This one may have started with another login than the others.
+        self.shared.login.expire();
         let notices = live.connection.notices();
+        self.connections.retain(|connection| !connection.is_closed());
+        self.connections.push(live.connection.clone().leave());
+        let looks = Looks::new(&self.launcher, &live, &self.config, self.connections.clone().into());
         self.enter(Phase::Ready(Arc::clone(&live)));
+        self.pool.newest.send_if_modified(|newest| {
+            let newer = *newest < live.generation;
+            *newest = live.generation.max(*newest);
+            newer
+        });
         for waiting in self.waiting.drain(..) {
             let _ = waiting.send(Ok(()));
         }
-        Running { live, child, notices, since: Instant::now() }
+        Running { live, child, notices, looks, missed: 0, since: Instant::now() }
     }
 
     /// Tells everybody; gives the wait before the next try.
@@ -378,20 +451,10 @@ impl Supervisor {
         self.snapshot.send_modify(|snapshot| {
             snapshot.phase = phase;
             snapshot.generation = generation;
-            snapshot.memory = None;
+            snapshot.measured = Measured::default();
             snapshot.since = SystemTime::now();
         });
     }
-}
-
-/// Ticks from one `period` from now on.
-fn every(period: Duration) -> Interval {
-    // An interval of nothing is a panic.
-    let mut interval = tokio::time::interval(period.max(Duration::from_millis(10)));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first tick is at once, and what was launched just now needs no look.
-    interval.reset();
-    interval
 }
 
 /// The child's end; without one, never.

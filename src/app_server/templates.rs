@@ -49,7 +49,15 @@ impl AppServer {
 
     /// Deletes a thread that is kept on disk, whichever child of ours made it. Its forks go on.
     pub async fn delete_thread(&self, thread: &ThreadId) -> Result<(), AppServerError> {
-        self.connection().await?.delete_thread(thread).await
+        let mut deleted = self.live().await?.connection.delete_thread(thread).await;
+        // One that holds it open lets no other delete it: that is the one that made it, for a moment.
+        for live in self.ready().into_iter().skip(1) {
+            if deleted.is_ok() {
+                break;
+            }
+            deleted = live.connection.delete_thread(thread).await;
+        }
+        deleted
     }
 }
 

@@ -11,7 +11,7 @@ use super::wire;
 use crate::model::{Item, ThreadId, TurnId};
 
 pub use event::{ItemKind, ThreadEvent, ThreadStatus, TurnStatus};
-pub use options::{ThreadOptions, TurnOptions};
+pub use options::{ThreadOptions, TurnOptions, Unsent};
 
 /// Owner of one thread and its events. Dropping it interrupts a turn that still runs and unsubscribes, without
 /// waiting.
@@ -57,17 +57,8 @@ impl Thread {
         let shared = self.connection.shared();
         let inject = if items.is_empty() { None } else { Some(shared.prepare(INJECT, &self.items(items))?) };
         let reset = self.effort_set && options.effort.is_none();
-        let params = wire::TurnStart {
-            thread_id: self.id().as_str(),
-            input: [],
-            effort: options.effort.as_deref(),
-            summary: options.summary.as_deref().unwrap_or("none"),
-            service_tier: options.service_tier.as_deref(),
-            output_schema: options.output_schema.as_ref(),
-            responsesapi_client_metadata: &options.client_metadata,
-            collaboration_mode: reset.then(|| wire::Collaboration::default_effort(&self.model)),
-        };
-        let start = shared.prepare("turn/start", &params)?;
+        let mode = reset.then(|| wire::Collaboration::default_effort(&self.model));
+        let start = shared.prepare(options::TURN, &options.params(self.id().as_str(), mode))?;
         self.effort_set = options.effort.is_some();
         self.subscription.queue.expect_turn();
         shared.start_turn(inject, start, self.id()).await

@@ -9,10 +9,11 @@ pub(super) use envelope::{
     Incoming, Refusal, RequestId, encode_notification, encode_refusal, encode_request, encode_result,
 };
 pub(super) use notifications::{
-    CodexErrorInfo, CompletedItem, ConfigWarning, ErrorNotification, ItemCompleted, ItemNotification,
-    LoginCompleted, OwnCall, OwnCallNotification, RateLimitSnapshot, RateLimitWindow, RateLimitsUpdated,
-    RawItem, RawResponse, ReasoningDelta, SummaryDelta, SummaryPart, TextDelta, ThreadClosed, TokenUsage,
-    TokenUsageUpdated, ToolCall, Turn, TurnError, TurnNotification, Warning, WebSearchAction,
+    CodexErrorInfo, CompletedItem, ConfigWarning, Credits, ErrorNotification, ItemCompleted,
+    ItemNotification, LoginCompleted, OwnCall, OwnCallNotification, RateLimitSnapshot, RateLimitWindow,
+    RateLimitsUpdated, RawItem, RawResponse, ReasoningDelta, SummaryDelta, SummaryPart, TextDelta,
+    ThreadClosed, TokenUsage, TokenUsageUpdated, ToolCall, Turn, TurnError, TurnNotification, Warning,
+    WebSearchAction,
 };
 pub(super) use requests::{
     AccountRead, Collaboration, InjectItems, Interrupt, Page, ThreadRef, TurnStart, initialize,

@@ -209,6 +209,7 @@ impl Shared {
         let waiter = waiter(sender);
         let abandon = matches!(waiter, Waiter::Thread(_));
         self.pending().insert(request.id, waiter).map_err(AppServerError::Disconnected)?;
+        self.asks();
         Ok(Waiting { shared: self, id: request.id, abandon, receiver })
     }
 }

@@ -37,6 +37,23 @@ pub struct RateLimits {
     pub plan: Option<String>,
     /// Which limit is reached, in the backend's word.
     pub reached: Option<String>,
+    /// Which of the account's meters it is; `None` is the main one.
+    pub meter: Option<String>,
+    /// What pays for usage beyond the windows, where told.
+    pub credits: Option<Credits>,
+    /// The backend's own word on whether the windows let a call through; told when asked, and by no update.
+    pub allowed: Option<bool>,
+}
+
+/// What pays for usage beyond the windows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Credits {
+    /// There are some.
+    pub has_credits: bool,
+    /// They never end.
+    pub unlimited: bool,
+    /// How many, in the backend's words.
+    pub balance: Option<String>,
 }
 
 /// One usage window.

@@ -56,6 +56,8 @@ pub(in crate::app_server) struct Shared {
     epoch: Instant,
     /// Microseconds from `epoch` to the last sign of life.
     last_seen: AtomicU64,
+    /// One more than the microseconds from `epoch` to the first request after that; 0 for none.
+    asked: AtomicU64,
 }
 
 impl Shared {
@@ -78,6 +80,7 @@ impl Shared {
             room: Arc::new(Semaphore::new(QUEUED_KIB)),
             epoch: Instant::now(),
             last_seen: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
         };
         (Arc::new(shared), queue)
     }
@@ -158,11 +161,29 @@ impl Shared {
     /// Something came from the peer.
     pub(super) fn seen(&self) {
         self.last_seen.store(self.micros(), Ordering::Relaxed);
+        self.asked.store(0, Ordering::Relaxed);
     }
 
     /// When something last came from the peer.
     pub(super) fn last_seen(&self) -> Instant {
         self.epoch + Duration::from_micros(self.last_seen.load(Ordering::Relaxed))
+    }
+
+    /// Something is asked of the peer.
+    pub(super) fn asks(&self) {
+        let now = self.micros().saturating_add(1);
+        // Unless something was asked before that nothing has come after.
+        let _ = self.asked.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// How long the peer has been asked something and given no sign of life.
+    pub(super) fn silence(&self) -> Duration {
+        let since = match self.asked.load(Ordering::Relaxed) {
+            0 if self.pending().len() == 0 => return Duration::ZERO,
+            0 => self.last_seen(),
+            asked => self.epoch + Duration::from_micros(asked - 1),
+        };
+        since.elapsed()
     }
 
     fn micros(&self) -> u64 {

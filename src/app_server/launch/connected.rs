@@ -8,11 +8,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
-use super::{Launch, Launcher, Live};
+use super::{Launch, Launcher, Live, Measured};
 use crate::app_server::catalogue::StockCatalogue;
 use crate::app_server::child;
 use crate::app_server::home::Home;
 use crate::app_server::locate::{self, LocateInputs, MINIMUM_VERSION};
+use crate::app_server::orphans;
 use crate::app_server::{AppServerError, AppServerMode, ConnectOptions, Connection, SetupError};
 use crate::config::{AppServerConfig, Endpoint};
 use crate::tasks::Tasks;
@@ -34,6 +35,7 @@ struct Inner {
     environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
     tasks: Tasks,
     mcp_servers: McpServers,
+    mark: String,
     /// The catalogue of the codex installed here, for the sizes of models; read once.
     stock: OnceCell<Option<Arc<StockCatalogue>>>,
 }
@@ -75,6 +77,7 @@ impl Connected {
                 environment,
                 tasks: tasks.clone(),
                 mcp_servers,
+                mark: orphans::mark(home.cwd()),
                 stock: OnceCell::new(),
             }),
         }
@@ -105,8 +108,12 @@ impl Launcher for Connected {
         CHECK_EVERY
     }
 
-    fn memory(&self, _live: Arc<Live>) -> BoxFuture<'static, Option<u64>> {
-        std::future::ready(None).boxed()
+    fn measure(&self, _live: Arc<Live>) -> BoxFuture<'static, Measured> {
+        std::future::ready(Measured::default()).boxed()
+    }
+
+    fn mark(&self) -> String {
+        self.inner.mark.clone()
     }
 
     fn mode(&self) -> AppServerMode {
@@ -155,7 +162,7 @@ impl Inner {
         self.mcp_servers.set(names);
         let stock = self.stock.get_or_init(|| self.read_stock()).await.clone();
         tracing::info!(generation, version, "connected to the app-server");
-        let live = Live { connection, generation, pid: None, version, stock, auth: None };
+        let live = Live { connection, generation, pid: None, version, stock, auth: None, databases: None };
         Ok(Launch { live, child: None })
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Launch, Launcher, Live};
+use super::{Launch, Launcher, Live, Measured};
 use crate::app_server::login::{AuthMark, mark};
+use crate::app_server::orphans;
 use crate::app_server::{AppServerMode, ConnectOptions, Connection, SetupError};
 use crate::config::AppServerConfig;
 use crate::tasks::Tasks;
@@ -22,12 +23,19 @@ pub(crate) struct Streams<F> {
     options: ConnectOptions,
     check_every: Duration,
     auth_file: Option<PathBuf>,
+    mark: String,
     tasks: Tasks,
 }
 
 impl<F> Streams<F> {
     /// `open` gives the stream of each connection; `auth_file` stands for the login.
-    pub(crate) fn new(config: &AppServerConfig, auth_file: Option<PathBuf>, open: F, tasks: &Tasks) -> Self {
+    pub(crate) fn new(
+        config: &AppServerConfig,
+        cwd: &Path,
+        auth_file: Option<PathBuf>,
+        open: F,
+        tasks: &Tasks,
+    ) -> Self {
         Self {
             open: Arc::new(open),
             options: ConnectOptions {
@@ -37,6 +45,7 @@ impl<F> Streams<F> {
             },
             check_every: config.catalogue_check,
             auth_file,
+            mark: orphans::mark(cwd),
             tasks: tasks.clone(),
         }
     }
@@ -69,7 +78,8 @@ where
                 .await
                 .map_err(|error| SetupError::Connect(error.to_string()))?;
             let version = connection.server_version().map(str::to_owned);
-            let live = Live { connection, generation, pid: None, version, stock: None, auth };
+            let live =
+                Live { connection, generation, pid: None, version, stock: None, auth, databases: None };
             Ok(Launch { live, child: None })
         }
         .boxed()
@@ -83,8 +93,12 @@ where
         self.check_every
     }
 
-    fn memory(&self, _live: Arc<Live>) -> BoxFuture<'static, Option<u64>> {
-        std::future::ready(None).boxed()
+    fn measure(&self, _live: Arc<Live>) -> BoxFuture<'static, Measured> {
+        std::future::ready(Measured::default()).boxed()
+    }
+
+    fn mark(&self) -> String {
+        self.mark.clone()
     }
 
     fn mode(&self) -> AppServerMode {

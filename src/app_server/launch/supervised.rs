@@ -1,19 +1,20 @@
 //! Our own child: found, furnished, started, connected to.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Launch, Launcher, Live};
+use super::{Launch, Launcher, Live, Measured};
 use crate::app_server::catalogue::StockCatalogue;
-use crate::app_server::child::{self, Child, ChildSpec};
+use crate::app_server::child::{self, Child, ChildSpec, Names};
 use crate::app_server::home::{self, Home};
 use crate::app_server::locate::{self, Codex, LocateInputs};
 use crate::app_server::login::{AuthMark, mark};
+use crate::app_server::orphans;
 use crate::app_server::state_folder::write_private;
 use crate::app_server::{AppServerError, AppServerMode, ConnectOptions, Connection, SetupError};
 use crate::config::{AppServerConfig, Endpoint, Machine, Scaffold};
@@ -25,6 +26,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// A catalogue this young, read for the same login, serves the next start too: a child that has to come back
 /// does not wait for the backend.
 const FRESH_CATALOGUE: Duration = Duration::from_secs(60);
+
+/// Children that look at the same time look once.
+const LOOKED_JUST_NOW: Duration = Duration::from_secs(1);
 
 /// Starts children in one home.
 #[derive(Debug, Clone)]
@@ -40,8 +44,12 @@ struct Inner {
     program: Option<PathBuf>,
     home: Home,
     tasks: Tasks,
-    /// Starts tried so far: names sockets and catalogue files.
-    starts: AtomicU64,
+    /// What each child's socket, catalogue and databases are called.
+    names: Arc<Names>,
+    /// Whether what an earlier bridge left has been cleared away. Held by the one start that sets the home right.
+    cleared: tokio::sync::Mutex<bool>,
+    /// Held by whoever looks at the catalogue; the others wait and take what it found.
+    looking: tokio::sync::Mutex<()>,
     /// The last binary that was found good, and its time of change.
     // A std mutex: held for a copy, never across an await.
     checked: Mutex<Option<(Codex, SystemTime)>>,
@@ -79,7 +87,9 @@ impl Supervised {
                 program: machine.program.clone(),
                 home,
                 tasks: tasks.clone(),
-                starts: AtomicU64::new(0),
+                names: Arc::default(),
+                cleared: tokio::sync::Mutex::new(false),
+                looking: tokio::sync::Mutex::new(()),
                 checked: Mutex::new(None),
                 last: Mutex::new(None),
                 explained: AtomicBool::new(false),
@@ -103,9 +113,22 @@ impl Launcher for Supervised {
         self.inner.config.catalogue_check
     }
 
-    fn memory(&self, live: Arc<Live>) -> BoxFuture<'static, Option<u64>> {
-        // A busy one that does not answer now is asked again.
-        async move { live.connection.diagnostics().await.ok()?.resident_bytes }.boxed()
+    fn measure(&self, live: Arc<Live>) -> BoxFuture<'static, Measured> {
+        let tasks = self.inner.tasks.clone();
+        async move {
+            // A busy one that does not answer now is asked again.
+            let memory = live.connection.diagnostics().await.ok().and_then(|told| told.resident_bytes);
+            let databases = match live.databases.clone() {
+                Some(folder) => tasks.blocking(move || home::size_of(&folder)).await,
+                None => None,
+            };
+            Measured { memory, databases }
+        }
+        .boxed()
+    }
+
+    fn mark(&self) -> String {
+        orphans::mark(self.inner.home.cwd())
     }
 
     fn mode(&self) -> AppServerMode {
@@ -119,21 +142,26 @@ impl Launcher for Supervised {
 
 impl Inner {
     async fn launch(&self, generation: u64) -> Result<Launch, SetupError> {
-        let start = self.starts.fetch_add(1, Ordering::Relaxed);
-        if start == 0 {
-            self.end_orphans().await;
-            self.clear_sessions().await?;
+        {
+            let mut cleared = self.cleared.lock().await;
+            if !*cleared {
+                self.clear().await?;
+                *cleared = true;
+            }
+            self.furnish().await?;
         }
+        let name = self.names.take(self.home.codex_home());
+        let name = name.ok_or_else(|| SetupError::Child("too many earlier ones are still ending".into()))?;
         let codex = self.codex().await?;
-        self.furnish().await?;
         // Before the child reads it: a change in between shows as a difference and is followed up.
         let auth = mark(self.home.auth_file()).await.unwrap_or(AuthMark::Unreadable);
-        let (stock, catalogue) = self.catalogue(&codex, &auth, start).await?;
+        let (stock, catalogue) = self.catalogue(&codex, &auth, name.number()).await?;
         let spec = ChildSpec {
             codex: codex.path,
             tether: self.program.clone(),
-            socket: self.home.socket(start),
+            socket: self.home.socket(name.number()),
             catalogue,
+            databases: name.databases().to_owned(),
             codex_config: self.config.codex_config.clone(),
             environment: self.environment.clone(),
             cwd: self.home.cwd().to_owned(),
@@ -141,7 +169,8 @@ impl Inner {
         };
         // A link left by a killed child would be taken for the new one's.
         let _ = tokio::fs::remove_file(&spec.socket).await;
-        let mut child = Child::spawn(&spec, &self.tasks)?;
+        let _ = tokio::fs::remove_dir_all(&spec.databases).await;
+        let mut child = Child::spawn(&spec, Some(name), &self.tasks)?;
         let connection = self.connect(&mut child, &spec, generation).await?;
         let version = Some(codex.version.to_string());
         tracing::info!(
@@ -153,7 +182,8 @@ impl Inner {
         );
         self.explain(&auth);
         let pid = Some(child.pid());
-        let live = Live { connection, generation, pid, version, stock, auth: Some(auth) };
+        let databases = Some(spec.databases);
+        let live = Live { connection, generation, pid, version, stock, auth: Some(auth), databases };
         Ok(Launch { live, child: Some(child) })
     }
 
@@ -165,7 +195,12 @@ impl Inner {
         }
         let Ok(codex) = self.codex().await else { return false };
         let auth = live.auth.clone().unwrap_or(AuthMark::Absent);
-        match self.read_stock(&codex, &auth).await {
+        let _looking = self.looking.lock().await;
+        let now = match self.last_read(&codex, &auth, LOOKED_JUST_NOW) {
+            Some(stock) => Ok(stock),
+            None => self.read_stock(&codex, &auth).await,
+        };
+        match now {
             Ok(now) => live.stock.as_ref() != Some(&now),
             Err(error) => {
                 tracing::warn!(%error, "the catalogue could not be looked at again");
@@ -199,15 +234,15 @@ impl Inner {
             .unwrap_or_else(|| Err(SetupError::Child("its home could not be set up".into())))
     }
 
-    async fn clear_sessions(&self) -> Result<(), SetupError> {
+    /// Ends the children that an earlier bridge left, and deletes what they kept.
+    async fn clear(&self) -> Result<(), SetupError> {
         let home = self.home.clone();
-        let cleared = self.tasks.blocking(move || home.clear_sessions()).await;
-        cleared.unwrap_or_else(|| Err(SetupError::Child("its home could not be set up".into())))
-    }
-
-    async fn end_orphans(&self) {
-        let home = self.home.clone();
-        self.tasks.blocking(move || child::end_orphans(home.children(), home.codex_home())).await;
+        let cleared = self.tasks.blocking(move || {
+            child::end_orphans(home.children(), home.codex_home());
+            home.clear()
+        });
+        let failed = || Err(SetupError::Child("its home could not be set up".into()));
+        cleared.await.unwrap_or_else(failed)
     }
 
     /// The stock catalogue and, unless that is to be used as it is, the file of the lean one.
@@ -215,26 +250,29 @@ impl Inner {
         &self,
         codex: &Codex,
         auth: &AuthMark,
-        start: u64,
+        child: u64,
     ) -> Result<(Option<Arc<StockCatalogue>>, Option<PathBuf>), SetupError> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let fresh = last
-            .filter(|last| last.codex == *codex && last.auth == *auth && last.at.elapsed() < FRESH_CATALOGUE);
-        let stock = match fresh {
-            Some(last) => Ok(last.stock),
+        let stock = match self.last_read(codex, auth, FRESH_CATALOGUE) {
+            Some(stock) => Ok(stock),
             None => self.read_stock(codex, auth).await,
         };
         if self.config.scaffold == Scaffold::Codex {
             return Ok((stock.ok(), None));
         }
         let stock = stock?;
-        let file = self.home.catalogue_file(start);
+        let file = self.home.catalogue_file(child);
         let (to, from) = (file.clone(), Arc::clone(&stock));
         self.tasks
             .blocking(move || write_private(&to, &from.to_lean()))
             .await
             .unwrap_or_else(|| Err(SetupError::Catalogue("it could not be written".into())))?;
         Ok((Some(stock), Some(file)))
+    }
+
+    /// The catalogue as read for the same login within `age`.
+    fn last_read(&self, codex: &Codex, auth: &AuthMark, age: Duration) -> Option<Arc<StockCatalogue>> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        (last.codex == *codex && last.auth == *auth && last.at.elapsed() < age).then_some(last.stock)
     }
 
     async fn read_stock(&self, codex: &Codex, auth: &AuthMark) -> Result<Arc<StockCatalogue>, SetupError> {

@@ -9,6 +9,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::app_server::DisconnectReason;
 use crate::app_server::testing::{FakeAppServer, bounded};
 
 /// Opens in-memory streams for the app-server under test and hands their other ends to the test.
@@ -21,8 +22,21 @@ struct Stage {
     down: Arc<AtomicBool>,
 }
 
+/// Nothing is asked but what a test asks.
+fn quiet() -> AppServerConfig {
+    AppServerConfig {
+        probe_interval: Duration::ZERO,
+        orphan_sweep: Duration::ZERO,
+        ..AppServerConfig::default()
+    }
+}
+
 impl Stage {
     fn new() -> Self {
+        Self::with(&quiet())
+    }
+
+    fn with(config: &AppServerConfig) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let tasks = Tasks::new();
         let down = Arc::new(AtomicBool::new(false));
@@ -38,8 +52,8 @@ impl Stage {
             std::future::ready(stream)
         };
         let auth = temp.path().join("auth.json");
-        let config = AppServerConfig::default();
-        let app_server = AppServer::over_streams(&config, temp.path(), Some(&auth), open, &tasks);
+        let cwd = temp.path().join("ours");
+        let app_server = AppServer::over_streams(config, &cwd, Some(&auth), open, &tasks);
         Self { temp, tasks, app_server, streams, down }
     }
 
@@ -58,8 +72,26 @@ impl Stage {
         std::fs::rename(fresh, self.temp.path().join("auth.json")).unwrap();
     }
 
+    /// Waits until the current generations, in order, are as `wanted`.
+    async fn until_current(&self, wanted: impl Fn(&Vec<u64>) -> bool) {
+        let mut snapshots: Vec<_> =
+            self.app_server.inner.members.iter().map(|member| member.snapshot.clone()).collect();
+        bounded(async {
+            loop {
+                let mut current = self.app_server.current();
+                current.sort_unstable();
+                if wanted(&current) {
+                    return;
+                }
+                let changed = select_all(snapshots.iter_mut().map(|snapshot| Box::pin(snapshot.changed())));
+                changed.await.0.unwrap();
+            }
+        })
+        .await;
+    }
+
     async fn state(&self, wanted: AppServerState) -> AppServerStatus {
-        let mut snapshot = self.app_server.inner.snapshot.clone();
+        let mut snapshot = self.app_server.inner.members[0].snapshot.clone();
         bounded(async {
             while self.app_server.status().state != wanted {
                 snapshot.changed().await.unwrap();
@@ -362,7 +394,7 @@ async fn a_thread_starts_lean_in_the_empty_folder() {
     let stage = Stage::new();
     let options = stage.app_server.thread_options("gpt-test", Some("low"));
     assert!(stage.app_server.owns_app_server());
-    assert_eq!(options.cwd, stage.temp.path());
+    assert_eq!(options.cwd, stage.temp.path().join("ours"));
     assert_eq!(options.verbosity.as_deref(), Some("low"));
     assert_eq!(options.tool_output_token_limit, None, "the lean catalogue has no limit");
 }
@@ -378,4 +410,201 @@ async fn without_a_login_a_failed_read_is_an_error() {
     let (error, ()) = tokio::join!(stage.app_server.login(), refuse);
     assert!(error.unwrap_err().to_string().contains("odd"));
     assert_eq!(stage.app_server.known_login(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_answers_nothing_twice_in_a_row_is_given_up() {
+    let (interval, limit) = (Duration::from_secs(5), Duration::from_secs(8));
+    let mut stage =
+        Stage::with(&AppServerConfig { probe_interval: interval, probe_timeout: limit, ..quiet() });
+    let mut fake = stage.accept().await;
+    let connection = stage.app_server.connection().await.unwrap();
+    let thread = fake.start_thread(&connection, "thread").await;
+    let began = Instant::now();
+    // The first probe is not answered, the second one is, late but in time: it was only busy.
+    let late = fake.expect("thread/loaded/list").await;
+    let asked_again = fake.expect("thread/loaded/list").await;
+    assert!(began.elapsed() >= interval + limit);
+    fake.refuse(&late, -32603, "late").await;
+    fake.refuse(&asked_again, -32603, "busy").await;
+    for _ in 0..2 {
+        fake.expect("thread/loaded/list").await;
+        assert!(!connection.is_closed());
+    }
+    let reason = bounded(connection.closed()).await;
+    assert_eq!(reason, DisconnectReason::Hung(limit));
+    assert!(reason.is_loss(), "its turns may be run again");
+    drop(thread);
+    let _next = stage.accept().await;
+    let status = stage.state(AppServerState::Ready).await;
+    assert_eq!(status.generation, 2);
+    assert!(status.last_disconnect.unwrap().contains("hangs"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_is_stopped_and_no_thread_of_another() {
+    let mut stage = Stage::with(&AppServerConfig { orphan_sweep: Duration::from_secs(60), ..quiet() });
+    let mut fake = stage.accept().await;
+    let serve_list = async |fake: &mut FakeAppServer, threads: &[&str]| {
+        let request = fake.expect("thread/loaded/list").await;
+        fake.reply(&request, json!({"data": threads, "nextCursor": null})).await;
+    };
+    // At the start already. What has an owner by the second look is left alone.
+    serve_list(&mut fake, &["held", "odd", "left", "idle", "theirs", "gone"]).await;
+    let connection = stage.app_server.connection().await.unwrap();
+    let held = fake.start_thread(&connection, "held").await;
+    let look = async |fake: &mut FakeAppServer, cwd: &str, status: &str| {
+        let request = fake.expect("thread/read").await;
+        let id = request["params"]["threadId"].as_str().unwrap().to_owned();
+        let thread = json!({"id": id, "cwd": cwd, "originator": "codex_bridge", "status": {"type": status}});
+        fake.reply(&request, json!({"thread": thread})).await;
+        id
+    };
+    // One that cannot be read keeps none of the others from being looked at.
+    let request = fake.expect("thread/read").await;
+    fake.refuse(&request, -32603, "rollout is damaged").await;
+    assert_eq!(look(&mut fake, "/elsewhere/ours", "active").await, "left");
+    let interrupt = fake.expect("turn/interrupt").await;
+    assert_eq!(interrupt["params"], json!({"threadId": "left", "turnId": ""}));
+    assert_eq!(fake.expect("thread/unsubscribe").await["params"]["threadId"], "left");
+    look(&mut fake, "/elsewhere/ours", "active").await;
+    assert_eq!(look(&mut fake, "/elsewhere/ours", "idle").await, "idle");
+    assert_eq!(fake.expect("thread/unsubscribe").await["params"]["threadId"], "idle");
+    look(&mut fake, "/elsewhere/ours", "idle").await;
+    assert_eq!(look(&mut fake, "/elsewhere/not-ours", "active").await, "theirs");
+    let request = fake.expect("thread/read").await;
+    fake.refuse(&request, -32600, "thread not loaded: gone").await;
+    // The next message is the next sweep's.
+    serve_list(&mut fake, &["held"]).await;
+    assert_eq!(stage.app_server.status().orphans, 1);
+    drop(held);
+}
+
+/// The message that comes next to any of `fakes`, and to which.
+async fn next_of(fakes: &mut [FakeAppServer; 2]) -> (usize, serde_json::Value) {
+    let [one, two] = fakes;
+    // A cancelled receive took nothing.
+    tokio::select! {
+        message = one.recv() => (0, message),
+        message = two.recv() => (1, message),
+    }
+}
+
+/// Which of `fakes` is `connection`'s peer.
+async fn peer_of(connection: &Connection, fakes: &mut [FakeAppServer; 2]) -> usize {
+    let answer = async {
+        let (at, ping) = next_of(fakes).await;
+        fakes[at].reply(&ping, json!({"data": [], "nextCursor": null})).await;
+        at
+    };
+    let (answered, at) = tokio::join!(connection.ping(Duration::from_secs(5)), answer);
+    answered.unwrap();
+    at
+}
+
+/// Two app-servers, both ready.
+async fn two(stage: &mut Stage) -> [FakeAppServer; 2] {
+    let fakes = [stage.accept().await, stage.accept().await];
+    stage.until_current(|current| current.len() == 2).await;
+    fakes
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_share_the_load_and_one_that_ends_takes_nothing_else_along() {
+    let mut stage = Stage::with(&AppServerConfig { processes: 2, ..quiet() });
+    let mut fakes = two(&mut stage).await;
+    let app_server = stage.app_server.clone();
+    // Equal ones take turns.
+    let first = app_server.connection().await.unwrap();
+    let second = app_server.connection().await.unwrap();
+    assert_ne!(first.generation(), second.generation());
+    // What all know alike is asked of one.
+    let lead = app_server.live().await.unwrap().generation;
+    for _ in 0..3 {
+        assert_eq!(app_server.live().await.unwrap().generation, lead);
+    }
+    let status = app_server.status();
+    assert_eq!((status.state, status.generation, status.processes.len()), (AppServerState::Ready, 2, 2));
+
+    // A turn on one: all new ones go to the other.
+    let at = peer_of(&first, &mut fakes).await;
+    let mut thread = fakes[at].start_thread(&first, "busy").await;
+    let options = crate::app_server::TurnOptions::default();
+    let items = [crate::model::Item::input_text("user", "hi")];
+    let (turn, _) = tokio::join!(thread.start_turn(&items, &options), fakes[at].serve_turn_start("turn"));
+    turn.unwrap();
+    assert_eq!(first.running_turns(), 1);
+    for _ in 0..4 {
+        assert_eq!(app_server.connection().await.unwrap().generation(), second.generation());
+    }
+
+    // Its end leaves the other one as it was, and another comes in its place under a number of its own.
+    let [one, two] = fakes;
+    let (ending, _staying) = if at == 0 { (one, two) } else { (two, one) };
+    ending.close(1011, "crash").await;
+    bounded(first.closed()).await;
+    assert_eq!(app_server.connection().await.unwrap().generation(), second.generation());
+    assert_eq!(app_server.status().state, AppServerState::Ready);
+    let _third = stage.accept().await;
+    stage.until_current(|current| *current == [second.generation(), 3]).await;
+    assert!(!second.is_closed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_several_that_falls_silent_holds_up_no_call() {
+    let mut stage = Stage::with(&AppServerConfig { processes: 2, ..quiet() });
+    let mut fakes = two(&mut stage).await;
+    let app_server = stage.app_server.clone();
+    let lead = app_server.live().await.unwrap();
+    let hung = peer_of(&lead.connection, &mut fakes).await;
+    let [one, two] = fakes;
+    let (mut hung, mut other) = if hung == 0 { (one, two) } else { (two, one) };
+    let began = Instant::now();
+    let (login, again, ()) = tokio::join!(app_server.login(), app_server.login(), async {
+        hung.expect("account/read").await;
+        serve_account(&mut other, json!({"type": "apiKey"})).await;
+    });
+    assert_eq!(login.unwrap(), again.unwrap());
+    assert!(began.elapsed() < 2 * SILENCE, "{:?}", began.elapsed());
+    // From then on nothing waits for it.
+    let began = Instant::now();
+    let (models, ()) = tokio::join!(app_server.models(), serve_models(&mut other, &["a"]));
+    assert_eq!(ids(&models.unwrap()), ["a"]);
+    for _ in 0..3 {
+        assert_ne!(app_server.connection().await.unwrap().generation(), lead.generation);
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    // One that was only busy is asked again, once it has said something.
+    hung.notify("account/rateLimits/updated", json!({"rateLimits": {}})).await;
+    bounded(async {
+        while app_server.live().await.unwrap().generation != lead.generation {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_login_replaces_each_of_several() {
+    let mut stage = Stage::with(&AppServerConfig { processes: 2, ..quiet() });
+    stage.log_in("sk-1");
+    let mut old = two(&mut stage).await;
+    let app_server = stage.app_server.clone();
+    let serve = async |fakes: &mut [FakeAppServer; 2]| {
+        let (at, request) = next_of(fakes).await;
+        assert_eq!(request["method"], "account/read");
+        let account = json!({"account": {"type": "apiKey"}, "requiresOpenaiAuth": true});
+        fakes[at].reply(&request, account).await;
+    };
+    let (first, ()) = tokio::join!(app_server.login(), serve(&mut old));
+    stage.log_in("sk-2");
+    let (second, _new) = tokio::join!(app_server.login(), async {
+        let mut new = [stage.accept().await, stage.accept().await];
+        serve(&mut new).await;
+        new
+    });
+    assert_ne!(identity(&first.unwrap()), identity(&second.unwrap()));
+    assert_eq!(app_server.current().iter().filter(|generation| **generation > 2).count(), 2);
+    let [mut one, mut two] = old;
+    tokio::join!(one.closed(), two.closed());
 }

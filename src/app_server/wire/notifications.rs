@@ -318,10 +318,21 @@ pub(in crate::app_server) struct RateLimitsUpdated {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub(in crate::app_server) struct RateLimitSnapshot {
+    pub(in crate::app_server) limit_id: Option<String>,
     pub(in crate::app_server) primary: Option<RateLimitWindow>,
     pub(in crate::app_server) secondary: Option<RateLimitWindow>,
     pub(in crate::app_server) plan_type: Option<String>,
     pub(in crate::app_server) rate_limit_reached_type: Option<String>,
+    pub(in crate::app_server) credits: Option<Credits>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+pub(in crate::app_server) struct Credits {
+    #[serde(rename = "hasCredits")]
+    pub(in crate::app_server) some: bool,
+    pub(in crate::app_server) unlimited: bool,
+    pub(in crate::app_server) balance: Option<String>,
 }
 
 #[derive(Deserialize, Default)]

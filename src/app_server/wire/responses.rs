@@ -1,6 +1,7 @@
 //! Results of our requests. Unknown fields are passed over.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -25,6 +26,8 @@ pub(in crate::app_server) struct ThreadHead {
     pub(in crate::app_server) id: String,
     #[serde(default)]
     pub(in crate::app_server) status: Option<Status>,
+    #[serde(default)]
+    pub(in crate::app_server) cwd: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -122,6 +125,9 @@ pub(in crate::app_server) struct WorkspaceRouting {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::app_server) struct RateLimitsResponse {
+    /// The backend's own word on whether the windows let a call through.
+    #[serde(default)]
+    pub(in crate::app_server) ordinary_usage_allowed: Option<bool>,
     pub(in crate::app_server) rate_limits: RateLimitSnapshot,
 }
 
