@@ -3,9 +3,11 @@
 //! Knows neither HTTP nor JSON-RPC.
 
 mod affinity;
+mod breaker;
 mod calls;
 mod continuations;
 mod counted;
+mod dry_run;
 mod emulate;
 mod error;
 mod failure;
@@ -16,41 +18,52 @@ mod pump;
 mod references;
 mod replay;
 mod slots;
+mod spent;
 mod start;
 mod templates;
 mod threads;
 mod tools;
 mod turn;
+mod upstream;
 
+pub use crate::app_server::Unsent;
+pub use breaker::{BreakerHealth, FaultCounts};
 pub use continuations::ContinuationCounts;
+pub use dry_run::DryRun;
 pub use error::BridgeError;
 #[cfg(test)]
 pub(crate) use failure::meanings as failure_meanings;
-pub use health::{AppServerHealth, ContinuationHealth, Health, SlotHealth, StoreHealth};
+pub use health::{AppServerHealth, ContinuationHealth, Health, ProcessHealth, SlotHealth, StoreHealth};
+pub use slots::SlotCounts;
+pub use spent::Spent;
 pub use turn::{Turn, TurnStep};
+pub use upstream::{AccountHealth, Block};
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::app_server::AppServer;
+use crate::app_server::{AppServer, AppServerError};
 use crate::config::{Config, ModelsConfig, StreamConfig, TurnConfig};
-use crate::model::{
-    Ended, Item, KeyId, LoginState, ModelInfo, Phases, ResponseId, SessionIdentity, TurnRequest,
-};
-use crate::store::ResponseStore;
+use crate::model::{Ended, Item, KeyId, LoginState, ModelInfo, Phases, ResponseId, TurnRequest};
+use crate::store::{Chain, ResponseStore, StoredResponse};
 use crate::tasks::Tasks;
+use breaker::Breaker;
 use continuations::{Continuations, Found, Step, Wanted};
 use held::Held;
-use pump::Pump;
+use pump::{Admitted, Pump};
 use references::{Holder, References};
-use slots::Slots;
+use slots::{Claim, Slots};
+use spent::Ledger;
 use start::{Plan, start_timed_out};
 use templates::Templates;
 use threads::Threads;
+use upstream::Upstream;
 
 /// How often what has expired is let go.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -58,6 +71,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 const STORE_SWEEP: Duration = Duration::from_secs(30);
 /// How long health waits for the app-server.
 const HEALTH_TIMEOUT: Duration = Duration::from_millis(500);
+/// So many may wait for the app-server at least, whatever `admission` says: whoever lists models waits too.
+const WAITING: usize = 64;
 /// How long the end waits until the templates are deleted.
 const DELETION: Duration = Duration::from_secs(1);
 
@@ -72,6 +87,9 @@ struct Inner {
     turn: TurnConfig,
     stream: StreamConfig,
     slots: Slots,
+    upstream: Upstream,
+    breaker: Breaker,
+    spent: Ledger,
     continuations: Continuations,
     references: References,
     threads: Threads,
@@ -79,9 +97,22 @@ struct Inner {
     affinity: bool,
     templates: Templates,
     held: Held,
+    /// Turns run again because the app-server was lost under them.
+    reruns: AtomicU64,
     tasks: Tasks,
     /// Cancelled when turns that still run are no longer waited for.
     kill: CancellationToken,
+    /// One permit for each who waits for the app-server without a slot.
+    waiting: Semaphore,
+    /// One permit a dry run.
+    dry_runs: Arc<Semaphore>,
+}
+
+/// What a request refers to.
+struct Referred {
+    /// Items that took the place of their references, as they came.
+    items: Vec<(usize, Item)>,
+    previous: Option<Found>,
 }
 
 impl Bridge {
@@ -92,15 +123,21 @@ impl Bridge {
             models: config.models.clone(),
             turn: config.turn.clone(),
             stream: config.stream.clone(),
-            slots: Slots::new(config.admission.clone()),
+            slots: Slots::new(&config.admission),
+            upstream: Upstream::new(config.upstream.clone()),
+            breaker: Breaker::new(config.breaker.clone()),
+            spent: Ledger::new(),
             continuations: Continuations::new(&config.continuation, store),
             references: References::new(config.continuation.ttl),
             threads: Threads::new(config.continuation.clone()),
             affinity: config.continuation.affinity,
             templates: Templates::new(&config.continuation),
             held: Held::new(&config.continuation),
+            reruns: AtomicU64::new(0),
             tasks: tasks.clone(),
             kill: CancellationToken::new(),
+            waiting: Semaphore::new((config.admission.slots + config.admission.queue).max(WAITING)),
+            dry_runs: Arc::new(Semaphore::new(dry_run::AT_ONCE)),
         });
         tasks.spawn("sweeper", sweep(Arc::downgrade(&inner), tasks.stop_token().clone()));
         tasks.spawn("store sweeper", sweep_store(Arc::downgrade(&inner), tasks.stop_token().clone()));
@@ -110,8 +147,18 @@ impl Bridge {
     /// Admits the request, finds or makes its thread, and starts its turn.
     pub async fn run(&self, request: TurnRequest) -> Result<Turn, BridgeError> {
         let trace = request.trace.clone();
+        // A repair has the trace of what it repairs: that has not ended after all.
+        trace.note(|trace| (trace.phases.done, trace.ended) = (None, None));
         // Boxed: it is some 20 KB, and whoever waits for it would carry them along.
-        let started = Box::pin(self.admit_and_start(request)).await;
+        let (until, limit) = (request.until, request.time_limit(self.0.turn.deadline));
+        let starting = Box::pin(self.admit_and_start(request));
+        let started = match until {
+            Some(until) => {
+                let started = tokio::time::timeout_at(until, starting).await;
+                started.unwrap_or_else(|_| Err(start_timed_out(limit)))
+            }
+            None => starting.await,
+        };
         if started.is_err() {
             let done = trace.elapsed();
             trace.note(|trace| (trace.phases.done, trace.ended) = (Some(done), Some(Ended::Failed)));
@@ -126,41 +173,66 @@ impl Bridge {
         }
         let model = self.resolve_model(request.model.as_deref()).await?;
         let mut account = self.account().await?;
-        let (referred, mut previous) = inner.prepare(&mut request, account.clone()).await?;
-        let before = previous.as_ref().map(|found| &found.step);
-        check_modalities(before, &request.input, &model)?;
-        calls::check_paired(before, &request.input)?;
-        let slot = inner.slots.acquire().await?;
-        // The login may have changed while the request waited: what goes to the model is the new one's.
-        let now = self.account().await?;
+        inner.check_account(&request.input)?;
+        inner.breaker.check()?;
+        let Referred { items, mut previous } = self.refer(&mut request, &model, account.clone()).await?;
+        let slot = inner.slots.acquire(Claim::of(&request)).await?;
+        let limit = request.time_limit(inner.turn.deadline);
+        let deadline = request.until.unwrap_or_else(|| Instant::now() + limit);
+        // The login may have changed while the request waited: what goes to the model is the new one's, and runs on a
+        // connection that is under it.
+        let connecting = tokio::time::timeout_at(deadline, inner.connection()).await;
+        let (connection, login) = connecting.map_err(|_| start_timed_out(limit))??;
+        let now = self.account_of(login).await?;
         if now != account {
-            for (index, item) in referred {
+            for (index, item) in items {
                 request.input[index] = item;
             }
             (_, previous) = inner.prepare(&mut request, now.clone()).await?;
             account = now;
         }
+        // So may the windows have filled, and the backend have failed.
+        inner.check_account(&request.input)?;
+        let pass = inner.breaker.admit()?;
         let queued = request.trace.elapsed();
         request.trace.note(|trace| trace.phases = Phases { queued: Some(queued), ..Phases::default() });
-        let deadline = Instant::now() + inner.turn.deadline;
-
         let other_account = previous.as_ref().is_some_and(|found| found.other_account);
         let previous = previous.map(|found: Found| found.step);
-        let plan = Plan { request, model, account, previous, other_account };
-        let started = tokio::time::timeout_at(deadline, inner.start(plan)).await;
-        let started = started.map_err(|_| start_timed_out(inner.turn.deadline))??;
+        let plan = Plan { request, model, account, previous, other_account, rerun: false };
+        let started = tokio::time::timeout_at(deadline, inner.start(&connection, plan)).await;
+        let started = started.map_err(|_| start_timed_out(limit))??;
         let (request, model) = (&started.plan.request, &started.plan.model.id);
         debug!(response_id = %request.response_id, thread = %started.live.thread.id(), turn = %started.turn,
             "turn started");
-        let (sender, handle) = turn::channel(request.response_id.clone(), model.clone(), &inner.stream);
-        let pump = Pump::new(Arc::clone(inner), started, sender, slot, deadline);
+        let (sender, handle) =
+            turn::channel(request.response_id.clone(), model.clone(), deadline, &inner.stream);
+        let pump = Pump::new(Arc::clone(inner), started, sender, Admitted { slot, pass }, deadline);
         inner.tasks.spawn("turn", pump.run());
         Ok(handle)
     }
 
+    /// Finds what the request refers to, for the login `account`, and checks the whole.
+    async fn refer(
+        &self,
+        request: &mut TurnRequest,
+        model: &ModelInfo,
+        account: Option<String>,
+    ) -> Result<Referred, BridgeError> {
+        let (items, previous) = self.0.prepare(request, account).await?;
+        let before = previous.as_ref().map(|found| &found.step);
+        check_modalities(before, &request.input, model)?;
+        calls::check_paired(before, &request.input)?;
+        Ok(Referred { items, previous })
+    }
+
     /// The account that is logged in; `None` where the provider wants none.
     async fn account(&self) -> Result<Option<String>, BridgeError> {
-        match self.0.app_server.login().await.map_err(failure::of_request)? {
+        let login = self.0.waits(self.0.app_server.login()).await?;
+        self.account_of(login).await
+    }
+
+    async fn account_of(&self, login: LoginState) -> Result<Option<String>, BridgeError> {
+        match login {
             LoginState::LoggedIn(account) => Ok(Some(account.identity)),
             LoginState::NotNeeded => Ok(None),
             LoginState::LoggedOut => Err(BridgeError::LoginRequired { message: self.logged_out().await }),
@@ -170,29 +242,41 @@ impl Bridge {
     /// Whether the app-server brings tools of its own (web search for any model, image generation): one of ours
     /// does, under a ChatGPT login.
     pub async fn has_own_tools(&self) -> Result<bool, BridgeError> {
-        let login = self.0.app_server.login().await.map_err(failure::of_request)?;
+        let login = self.0.waits(self.0.app_server.login()).await?;
         let is_chatgpt = matches!(login, LoginState::LoggedIn(account) if account.kind == "chatgpt");
         Ok(is_chatgpt && self.0.app_server.owns_app_server())
     }
 
     /// The catalogue as it is now, hidden models included.
     pub async fn models(&self) -> Result<Arc<[ModelInfo]>, BridgeError> {
-        self.0.app_server.models().await.map_err(failure::of_request)
+        self.0.waits(self.0.app_server.models()).await
     }
 
     /// The catalogue id that answers to `name` (aliases, the default for `None`).
     pub async fn resolve_model(&self, name: Option<&str>) -> Result<ModelInfo, BridgeError> {
-        let config = &self.0.models;
-        let asked = name.or(config.default_model.as_deref());
-        let wanted = asked.map(|name| config.aliases.get(name).map_or(name, String::as_str));
+        let wanted = self.named_model(name);
         if let Some(model) = pick(&self.models().await?, wanted) {
             return Ok(model);
         }
         // The catalogue may have moved since it was last looked at.
-        let fresh = self.0.app_server.models_fresh().await.map_err(failure::of_request)?;
+        let fresh = self.0.waits(self.0.app_server.models_fresh()).await?;
         pick(&fresh, wanted).ok_or_else(|| BridgeError::ModelNotFound {
-            model: asked.unwrap_or("(the account's default)").to_owned(),
+            model: self.asked_model(name).unwrap_or("(the account's default)").to_owned(),
         })
+    }
+
+    /// The catalogue id that `name` or the configured default stands for; `None` where it is the account's to say.
+    pub fn named_model<'a>(&'a self, name: Option<&'a str>) -> Option<&'a str> {
+        self.asked_model(name).map(|name| self.catalogue_id(name))
+    }
+
+    fn asked_model<'a>(&'a self, name: Option<&'a str>) -> Option<&'a str> {
+        name.or(self.0.models.default_model.as_deref())
+    }
+
+    /// What `name` stands for, where it is an alias.
+    pub fn catalogue_id<'a>(&'a self, name: &'a str) -> &'a str {
+        self.0.models.aliases.get(name).map_or(name, String::as_str)
     }
 
     /// How things stand. Never waits on the app-server for longer than a short bound.
@@ -233,8 +317,13 @@ impl Bridge {
                 memory: status.memory,
                 last_disconnect: status.last_disconnect,
                 alive,
+                reruns: inner.reruns.load(Ordering::Relaxed),
+                orphans: status.orphans,
+                processes: status.processes.into_iter().map(ProcessHealth::from).collect(),
             },
             slots: inner.slots.health(),
+            account: self.account_health(),
+            breaker: inner.breaker.health(),
             continuation: ContinuationHealth {
                 durability: continuations.durability(),
                 records,
@@ -253,10 +342,48 @@ impl Bridge {
         }
     }
 
+    /// The stored response of `key`'s; `None` if there is none, for whatever reason.
+    pub async fn stored_response(
+        &self,
+        id: &ResponseId,
+        key: &KeyId,
+    ) -> Result<Option<StoredResponse>, BridgeError> {
+        self.0.continuations.stored(id, key).await
+    }
+
+    /// The same, with the items before it.
+    pub async fn stored_chain(&self, id: &ResponseId, key: &KeyId) -> Result<Option<Chain>, BridgeError> {
+        self.0.continuations.stored_chain(id, key).await
+    }
+
+    /// The account's windows as last told, and whether they let calls through. Never waits.
+    pub fn account_health(&self) -> AccountHealth {
+        self.0.account_health()
+    }
+
+    /// The same, asked for where what is known is old. Waits no longer than a short bound.
+    pub async fn account_now(&self) -> AccountHealth {
+        // Only a login has windows, and it may not have been looked at yet.
+        let _ = tokio::time::timeout(HEALTH_TIMEOUT, self.0.app_server.login()).await;
+        self.0.refresh_windows().await;
+        self.account_health()
+    }
+
+    /// What was used, and since when, by key and model.
+    pub fn spent(&self) -> (SystemTime, Vec<(KeyId, String, Spent)>) {
+        (self.0.spent.since(), self.0.spent.all())
+    }
+
     /// Forgets a response of `key`; what continues it goes on. Gives whether there was one.
     pub async fn delete_response(&self, id: &ResponseId, key: &KeyId) -> Result<bool, BridgeError> {
         self.0.references.forget(key, id);
-        self.0.continuations.delete(id, key).await
+        let deleted = self.0.continuations.delete(id, key).await?;
+        if deleted {
+            // Nobody can name it any more.
+            self.0.threads.forget(id);
+            self.0.held.forget(id);
+        }
+        Ok(deleted)
     }
 
     /// The same, for whoever cannot wait for it.
@@ -272,7 +399,7 @@ impl Bridge {
     /// What to do about it, for people.
     async fn logged_out(&self) -> String {
         match self.0.app_server.login_hint().await {
-            Some(hint) => format!("Nobody is logged in. {hint}"),
+            Some(hint) => hint,
             None => "Nobody is logged in. Run `codex login` on the machine of the bridge.".to_owned(),
         }
     }
@@ -306,6 +433,17 @@ impl Bridge {
 }
 
 impl Inner {
+    /// What the app-server tells, for one who has no slot yet: only so many wait for it at once, and it may take as
+    /// long as the app-server does to start.
+    async fn waits<T>(
+        &self,
+        told: impl Future<Output = Result<T, AppServerError>>,
+    ) -> Result<T, BridgeError> {
+        let full = |_| BridgeError::Unavailable { reason: "as many calls wait for it as may".into() };
+        let _place = self.waiting.try_acquire().map_err(full)?;
+        told.await.map_err(failure::of_request)
+    }
+
     /// Finds what the request refers to, for the login `account`: items, which take the place of their references
     /// (given back), and the chain that it continues.
     async fn prepare(
@@ -323,7 +461,7 @@ impl Inner {
             }
         };
         if let Some(previous) = previous.as_ref().filter(|_| !request.session.is_named()) {
-            request.session = SessionIdentity::inherited(previous.session.clone());
+            request.session = previous.session.clone();
         }
         request.trace.note(|trace| trace.session = Some(request.session.clone()));
         Ok((referred, previous))
@@ -377,9 +515,10 @@ async fn sweep(inner: std::sync::Weak<Inner>, stop: CancellationToken) {
         let Some(inner) = inner.upgrade() else { return };
         let records = inner.continuations.sweep();
         inner.app_server.sweep_images().await;
-        let generation = inner.app_server.status().generation;
-        inner.threads.sweep(generation);
-        inner.held.sweep(generation);
+        let current = inner.app_server.current();
+        inner.threads.sweep(&current);
+        inner.held.sweep(&current);
+        inner.app_server.sweep_sessions(inner.templates.threads()).await;
         if inner.templates.sweep() {
             let deleting = Arc::clone(&inner);
             inner.tasks.spawn("template deletion", async move { deleting.delete_templates().await });

@@ -117,6 +117,13 @@ fn is_call(item: &Item) -> bool {
     matches!(item.kind(), "function_call" | "custom_tool_call")
 }
 
+/// Whether the items bring outputs of tools for what the model said last: it is in the middle of something.
+pub(super) fn ends_in_outputs(items: &[Item]) -> bool {
+    let by_model =
+        |item: &&Item| is_call(item) || item.kind() == "reasoning" || item.str("role") == Some("assistant");
+    items.iter().rev().take_while(|item| !by_model(item)).any(is_output)
+}
+
 fn is_output(item: &Item) -> bool {
     matches!(item.kind(), "function_call_output" | "custom_tool_call_output")
 }

@@ -20,7 +20,7 @@ use self::gate::Gate;
 use self::recent::{Recent, Record};
 use super::BridgeError;
 use crate::config::{ContinuationConfig, OnAccountChange};
-use crate::model::{Item, Kept, KeyId, ResponseId, Retention, SessionId};
+use crate::model::{Item, Kept, KeyId, ResponseId, Retention, SessionIdentity};
 use crate::store::{Chain, Lookup, ResponseStore, StoreError, StoredResponse};
 
 /// Who wants to continue what.
@@ -38,8 +38,8 @@ pub(super) struct Wanted<'a> {
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) step: Arc<Step>,
-    /// The caller's conversation.
-    pub(super) session: SessionId,
+    /// The caller's conversation, inherited.
+    pub(super) session: SessionIdentity,
     /// It was made under another login: nothing native of it may be used.
     pub(super) other_account: bool,
 }
@@ -105,7 +105,7 @@ impl Continuations {
         let record = Record {
             key: response.key.clone(),
             account: response.account.clone(),
-            session: response.session.clone(),
+            session: SessionIdentity::inherited(response.session.clone(), response.session_by_caller),
             step: Arc::clone(&step),
         };
         let stored = match retention {
@@ -139,6 +139,51 @@ impl Continuations {
             }
             // Nobody knows whose it is.
             Err(StoreError::Unreadable { .. }) => Ok(recent.is_ok()),
+        }
+    }
+
+    /// The stored record of `id`, if it is `key`'s; its time limit starts anew.
+    pub(super) async fn stored(
+        &self,
+        id: &ResponseId,
+        key: &KeyId,
+    ) -> Result<Option<StoredResponse>, BridgeError> {
+        let found = self.store.ask(|store| store.get(id)).await;
+        self.of_key(id, key, found, |record| &record.key).await
+    }
+
+    /// The same, with the items before it.
+    pub(super) async fn stored_chain(
+        &self,
+        id: &ResponseId,
+        key: &KeyId,
+    ) -> Result<Option<Chain>, BridgeError> {
+        let found = self.store.ask(|store| store.chain(id)).await;
+        self.of_key(id, key, found, |chain| &chain.record.key).await
+    }
+
+    async fn of_key<T>(
+        &self,
+        id: &ResponseId,
+        key: &KeyId,
+        found: Result<Lookup<T>, StoreError>,
+        owner: impl Fn(&T) -> &KeyId,
+    ) -> Result<Option<T>, BridgeError> {
+        match found {
+            Ok(Lookup::Found(found)) if owner(&found) == key => {
+                if let Err(error) = self.touch(id, self.expires_at()).await {
+                    debug!(%id, %error, "the record's time limit did not start anew");
+                }
+                Ok(Some(found))
+            }
+            Ok(_) => Ok(None),
+            Err(StoreError::Unavailable { .. } | StoreError::Refused { .. }) => {
+                Err(BridgeError::StoreUnavailable)
+            }
+            Err(StoreError::Unreadable { reason }) => {
+                warn!(%id, reason, "a stored response cannot be read");
+                Ok(None)
+            }
         }
     }
 
@@ -233,7 +278,8 @@ impl Continuations {
                 return Err(Miss::Unreadable);
             }
         };
-        let Chain { record: StoredResponse { key, account, session, input, output, .. }, before } = chain;
+        let Chain { record, before } = chain;
+        let StoredResponse { key, account, session, session_by_caller, input, output, .. } = record;
         let mut previous = None;
         for items in before {
             previous = Some(Step::new(previous, &items));
@@ -241,6 +287,7 @@ impl Continuations {
         let items: Vec<Item> = input.into_iter().chain(output).collect();
         let step = Step::new(previous, &items);
         step.set_stored(id);
+        let session = SessionIdentity::inherited(session, session_by_caller);
         let record = Record { key, account, session, step };
         self.recent.insert(id.clone(), record.clone());
         if let Err(error) = self.touch(id, self.expires_at()).await {
@@ -307,6 +354,10 @@ impl Continuations {
     ) -> Result<Lookup<()>, StoreError> {
         let mut input = step.said_since(before.map(|(step, _)| step));
         input.append(&mut response.input);
+        // A repaired answer: what it repairs is part of what was asked.
+        if response.previous.as_ref() == Some(&response.id) {
+            response.own_input = input.len();
+        }
         (response.previous, response.input) = (before.map(|(_, id)| id.clone()), input);
         self.store.put(response).await
     }

@@ -94,6 +94,12 @@ pub enum BridgeError {
         /// What the supervisor knows.
         reason: String,
     },
+    /// The backend has failed too often of late, and is left alone for a while: 503.
+    #[error("The backend has failed too often of late; the bridge does not ask it for now (`breaker.mode`).")]
+    BreakerOpen {
+        /// Until it is asked again.
+        retry_after: Duration,
+    },
     /// The bridge is stopping: 503.
     #[error("The bridge is shutting down.")]
     Draining,

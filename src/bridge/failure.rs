@@ -154,7 +154,8 @@ fn of_status(status: Option<u16>, message: String, known: Known<'_>) -> BridgeEr
 /// Says when there is more, to the second and in everybody's zone, where that is known.
 fn used_up(mut message: String, known: Known<'_>) -> BridgeError {
     let now = Zoned::now();
-    let resets_at = known.limits.and_then(used_up_until).or_else(|| named_time(&message, &now));
+    let full = known.limits.and_then(|limits| limits.full(100.0, SystemTime::now()));
+    let resets_at = full.map(|window| window.resets_at).or_else(|| named_time(&message, &now));
     if let Some(at) = resets_at.and_then(|at| Timestamp::try_from(at).ok()) {
         message = format!("{message} The limit resets at {}.", at.strftime("%Y-%m-%dT%H:%M:%SZ"));
     }
@@ -169,13 +170,6 @@ fn rate_limited(message: String, known: Known<'_>) -> BridgeError {
 fn overloaded(message: String, known: Known<'_>) -> BridgeError {
     let retry_after = named_pause(&message).or(known.pause);
     BridgeError::Overloaded { message, retry_after }
-}
-
-/// When the window that is used up starts anew: the later one, if both are.
-fn used_up_until(limits: &RateLimits) -> Option<SystemTime> {
-    let windows = [limits.primary.as_ref(), limits.secondary.as_ref()];
-    let full = windows.into_iter().flatten().filter(|window| window.used_percent >= 100.0);
-    full.filter_map(|window| window.resets_at).max()
 }
 
 fn invalid(message: String) -> BridgeError {
@@ -268,23 +262,4 @@ pub(crate) fn meanings() -> Vec<(String, BridgeError)> {
         ("JSON-RPC, any other".to_owned(), refused(-32603, None)),
     ]);
     meanings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_used_up_window_knows_best_when_it_starts_anew() {
-        let later = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(5_000_000_000);
-        let window = |used_percent, resets_at| {
-            Some(crate::app_server::RateLimitWindow { used_percent, minutes: None, resets_at })
-        };
-        let limits = RateLimits {
-            primary: window(100.0, Some(later)),
-            secondary: window(50.0, Some(SystemTime::UNIX_EPOCH)),
-            ..RateLimits::default()
-        };
-        assert_eq!(used_up_until(&limits), Some(later));
-    }
 }

@@ -1,6 +1,7 @@
 //! How things stand, for `/v1/health` and `/readyz`.
 
-use super::ContinuationCounts;
+use super::{AccountHealth, BreakerHealth, ContinuationCounts, SlotCounts};
+use crate::app_server::ProcessStatus;
 use crate::model::LoginState;
 
 /// One look at everything.
@@ -18,6 +19,10 @@ pub struct Health {
     pub app_server: AppServerHealth,
     /// Admission.
     pub slots: SlotHealth,
+    /// The account's usage windows.
+    pub account: AccountHealth,
+    /// The circuit breaker over the backend's failures.
+    pub breaker: BreakerHealth,
     /// What is kept for `previous_response_id`.
     pub continuation: ContinuationHealth,
 }
@@ -41,6 +46,51 @@ pub struct AppServerHealth {
     pub last_disconnect: Option<String>,
     /// Whether it answered just now, within the bound.
     pub alive: bool,
+    /// Turns run again because the app-server was lost under them.
+    pub reruns: u64,
+    /// Turns of ours that nobody waited for any more and that were interrupted.
+    pub orphans: u64,
+    /// Each of them, where several share the load; one where it is one.
+    pub processes: Vec<ProcessHealth>,
+}
+
+/// One of the app-servers.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessHealth {
+    /// As of the whole.
+    pub state: &'static str,
+    /// Why it is not ready, for people.
+    pub reason: Option<String>,
+    /// Its connection's.
+    pub generation: u64,
+    /// If it is ours.
+    pub pid: Option<u32>,
+    /// Resident, bytes, as last looked at.
+    pub memory: Option<u64>,
+    /// Its databases, bytes, as last looked at.
+    pub databases: Option<u64>,
+    /// Turns that run on it.
+    pub turns: usize,
+    /// Threads of ours on it.
+    pub threads: usize,
+    /// Why its last connection ended.
+    pub last_disconnect: Option<String>,
+}
+
+impl From<ProcessStatus> for ProcessHealth {
+    fn from(status: ProcessStatus) -> Self {
+        Self {
+            state: status.state.as_str(),
+            reason: status.reason,
+            generation: status.generation,
+            pid: status.pid,
+            memory: status.memory,
+            databases: status.databases,
+            turns: status.turns,
+            threads: status.threads,
+            last_disconnect: status.last_disconnect,
+        }
+    }
 }
 
 /// Admission figures.
@@ -52,8 +102,12 @@ pub struct SlotHealth {
     pub in_use: usize,
     /// Requests that wait.
     pub queued: usize,
+    /// Of these, of class `batch`.
+    pub queued_batch: usize,
     /// Requests that may wait.
     pub queue_limit: usize,
+    /// What became of requests for slots.
+    pub counts: SlotCounts,
 }
 
 /// Continuation figures.

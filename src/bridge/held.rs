@@ -15,11 +15,11 @@ use tracing::{debug, info};
 
 use super::calls::{self, Answers};
 use super::continuations::Step;
-use super::threads::LiveThread;
+use super::threads::{LiveThread, Owner};
 use super::tools::Settings;
 use crate::app_server::{ItemKind, ThreadEvent, ToolCallReply};
 use crate::config::ContinuationConfig;
-use crate::model::{Item, KeyId, Rebuilt, ResponseId, TurnId, TurnRequest};
+use crate::model::{Item, Rebuilt, ResponseId, TurnId, TurnRequest};
 
 /// How long the call of a batch whose other calls came may be on its way.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,8 +40,7 @@ pub(super) struct HeldTurn {
 pub(super) struct Batch {
     /// The response that handed the calls over.
     pub(super) id: ResponseId,
-    pub(super) key: KeyId,
-    pub(super) account: Option<String>,
+    pub(super) owner: Owner,
     pub(super) settings: Settings,
     /// Everything said, the calls included.
     pub(super) step: Arc<Step>,
@@ -70,8 +69,9 @@ pub(super) struct Claim<'a> {
     /// What was said before the request's input.
     pub(super) previous: Option<&'a Arc<Step>>,
     pub(super) settings: &'a Settings,
-    pub(super) account: Option<&'a str>,
-    pub(super) generation: u64,
+    pub(super) owner: &'a Owner,
+    /// The generations of the connections that may be used.
+    pub(super) current: &'a [u64],
 }
 
 /// The turns that are held, oldest first: few, so that a scan is cheaper than an index.
@@ -154,7 +154,7 @@ impl Held {
     pub(super) async fn claim(&self, claim: Claim<'_>) -> Result<Resumption, Option<Rebuilt>> {
         let entry = {
             let mut entries = self.lock();
-            let at = entries.iter().rposition(|entry| entry.batch.is_meant(claim.request)).ok_or(None)?;
+            let at = entries.iter().rposition(|entry| entry.batch.is_meant(claim)).ok_or(None)?;
             entries.remove(at).ok_or(None)?
         };
         let Entry { batch, ask } = entry;
@@ -171,9 +171,21 @@ impl Held {
         Ok(Resumption { held, calls: batch.calls, answers, step: batch.step, input })
     }
 
-    /// Gives up what belongs to a connection that is not `generation`'s.
-    pub(super) fn sweep(&self, generation: u64) {
-        self.lock().retain(|entry| entry.batch.generation == generation);
+    /// What the turn that [`Held::claim`] would take would be told, and how many outputs are among it.
+    pub(super) fn would_claim(&self, claim: Claim<'_>) -> Result<(Answers, usize), Option<Rebuilt>> {
+        let entries = self.lock();
+        let entry = entries.iter().rfind(|entry| entry.batch.is_meant(claim)).ok_or(None)?;
+        entry.batch.fits(claim).map(|(answers, _)| (answers, entry.batch.calls.len()))
+    }
+
+    /// Gives up what belongs to a connection that is none of the `current` generations'.
+    pub(super) fn sweep(&self, current: &[u64]) {
+        self.lock().retain(|entry| current.contains(&entry.batch.generation));
+    }
+
+    /// Gives up the turn of the response `id`.
+    pub(super) fn forget(&self, id: &ResponseId) {
+        self.lock().retain(|entry| entry.batch.id != *id);
     }
 
     /// Gives up every turn.
@@ -191,10 +203,13 @@ impl Held {
 }
 
 impl Batch {
-    /// Whether the request's outputs are for these calls: by the response it continues, else by call id.
-    fn is_meant(&self, request: &TurnRequest) -> bool {
-        self.key == request.key
-            && (self.is_continued_by(request) || calls::first_output(&self.calls, &request.input).is_some())
+    /// Whether the request's outputs are for these calls: by the response it continues, else by call id, within
+    /// the conversation that the caller names. One of another session stays for its own.
+    fn is_meant(&self, Claim { request, owner, .. }: Claim<'_>) -> bool {
+        self.owner.is_of_key(&request.key)
+            && (self.is_continued_by(request)
+                || self.owner.is_in_session_of(owner)
+                    && calls::first_output(&self.calls, &request.input).is_some())
     }
 
     fn is_continued_by(&self, request: &TurnRequest) -> bool {
@@ -203,14 +218,17 @@ impl Batch {
 
     /// The answers, if nothing else has changed.
     fn fits(&self, claim: Claim<'_>) -> Result<(Answers, Vec<Item>), Option<Rebuilt>> {
-        if claim.account != self.account.as_deref() {
+        if !self.owner.is_under_login_of(claim.owner) {
             return Err(Some(Rebuilt::OtherAccount));
         }
-        if claim.generation != self.generation {
+        if !claim.current.contains(&self.generation) {
             return Err(Some(Rebuilt::Disconnected));
         }
         if let Some(changed) = self.settings.changed(claim.settings) {
             return Err(Some(changed));
+        }
+        if !self.owner.shares_cache_with(claim.owner) {
+            return Err(Some(Rebuilt::SettingsChanged));
         }
         let input = &claim.request.input;
         let mut tail = &input[..];

@@ -35,7 +35,9 @@ pub(super) struct Progress {
     places: usize,
     upstream_response_id: Option<String>,
     usage: Option<Usage>,
-    /// Of an earlier attempt at the same answer.
+    /// Of earlier attempts at the same answer, in turns of their own.
+    earlier: Option<Usage>,
+    /// Of earlier attempts in this turn.
     spent: Option<Usage>,
     /// Items of `output` that `usage` is for.
     accounted: usize,
@@ -143,6 +145,7 @@ impl Progress {
             places: 0,
             upstream_response_id: None,
             usage: None,
+            earlier: None,
             spent: None,
             accounted: 0,
             incomplete: None,
@@ -458,9 +461,20 @@ impl Progress {
         })
     }
 
-    /// An earlier attempt at the same answer had its usage too.
-    pub(super) fn set_spent(&mut self, usage: Option<Usage>) {
-        self.spent = usage;
+    /// Earlier attempts at the same answer had their usage too: `earlier` in turns that are booked already,
+    /// `spent` in this one.
+    pub(super) fn set_spent(&mut self, earlier: Option<Usage>, spent: Option<Usage>) {
+        (self.earlier, self.spent) = (earlier, spent);
+    }
+
+    /// What this turn has cost, as far as it is known: for the books.
+    pub(super) fn cost(&self) -> Option<Usage> {
+        sum(self.spent, self.usage)
+    }
+
+    /// What the answer has cost, as far as it is known.
+    pub(super) fn whole_cost(&self) -> Option<Usage> {
+        sum(self.earlier, self.cost())
     }
 
     /// Whether the batch of calls is complete: its upstream response is, and what the app-server answers by
@@ -520,13 +534,17 @@ impl Progress {
         self.output.iter().map(|(_, item)| item)
     }
 
+    pub(super) fn incomplete(&self) -> Option<IncompleteReason> {
+        self.incomplete
+    }
+
     pub(super) fn upstream_response_id(&self) -> Option<&str> {
         self.upstream_response_id.as_deref()
     }
 
     /// Of all attempts at the answer; `None` while that of this one is not known.
     pub(super) fn usage(&self) -> Option<Usage> {
-        self.usage.map(|usage| self.spent.map_or(usage, |spent| spent + usage))
+        self.usage.and_then(|_| self.whole_cost())
     }
 
     pub(super) fn retries(&self) -> u32 {
@@ -571,6 +589,11 @@ impl Progress {
         }
         Ok(())
     }
+}
+
+/// Both, where there are two.
+fn sum(one: Option<Usage>, other: Option<Usage>) -> Option<Usage> {
+    one.into_iter().chain(other).reduce(|one, other| one + other)
 }
 
 impl Open {

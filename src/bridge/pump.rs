@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, trace, warn};
 
 use self::retries::Retries;
+use super::breaker::{Fault, Pass};
 use super::emulate::Emulation;
 use super::failure::Known;
 use super::progress::{Calls, Kind, Part, Progress};
@@ -46,6 +47,8 @@ pub(super) struct Pump {
     sender: TurnSender,
     /// Returns when the turn is over, not when the client has read it.
     slot: Slot,
+    /// Until it is known what the backend did.
+    pass: Option<Pass>,
     deadline: Instant,
     progress: Progress,
     /// The answer has begun.
@@ -57,6 +60,13 @@ pub(super) struct Pump {
     /// The demand was not met once, and made again.
     again: bool,
     retries: Retries,
+}
+
+/// What a turn was given before it could start.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) slot: Slot,
+    pub(super) pass: Pass,
 }
 
 /// Why the loop woke.
@@ -81,6 +91,8 @@ enum End {
     Incomplete,
     /// The turn is over upstream, without an answer.
     Failed(BridgeError),
+    /// The app-server, or the way to it, was lost under the turn.
+    Lost(BridgeError),
     /// The turn still runs upstream and must be stopped.
     Stop(BridgeError),
     /// The client left; the turn still runs upstream and must be stopped.
@@ -92,9 +104,10 @@ impl Pump {
         inner: Arc<Inner>,
         started: Started,
         sender: TurnSender,
-        slot: Slot,
+        admitted: Admitted,
         deadline: Instant,
     ) -> Self {
+        let Admitted { slot, pass } = admitted;
         let Started { live, turn, plan, route } = started;
         let (mut progress, retries) = (progress(&inner, &plan), retries(&inner, &plan));
         if !live.shape.is_raw() {
@@ -109,6 +122,7 @@ impl Pump {
             replies: Vec::new(),
             sender,
             slot,
+            pass: Some(pass),
             deadline,
             progress,
             heard: false,
@@ -125,17 +139,23 @@ impl Pump {
         let end = loop {
             match self.pump().await {
                 End::Answered | End::Calls if !self.is_honoured() && self.may_demand_again() => {
-                    if let Err(error) = self.demand_again().await {
-                        break End::Stop(error);
+                    if let Err(end) = self.demand_again().await {
+                        break end;
                     }
                 }
                 end @ (End::Answered | End::Calls) => break self.refusal().map_or(end, End::Stop),
+                End::Lost(error) if self.may_run_again() => {
+                    if let Err(end) = self.run_again(&error).await {
+                        break end;
+                    }
+                }
                 end => break end,
             }
         };
         // What an error leaves half done is not told.
         let is_told = matches!(end, End::Answered | End::Calls | End::Cut | End::Incomplete);
         let end = if is_told { self.tell().await.err().map_or(end, End::Abandoned) } else { end };
+        self.judge(&end);
         let thread = self.live.thread.id().clone();
         let (response_id, turn) = (self.plan.request.response_id.clone(), self.turn.clone());
         let ms = started.elapsed().as_millis();
@@ -163,7 +183,7 @@ impl Pump {
                 self.note_ended(Ended::Incomplete);
                 self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
             }
-            End::Failed(error) => {
+            End::Failed(error) | End::Lost(error) => {
                 info!(%response_id, %thread, %turn, ms, %error, "turn failed");
                 self.note_ended(Ended::Failed);
                 self.sender.finish(Err(error));
@@ -183,14 +203,39 @@ impl Pump {
         }
     }
 
-    /// For the trace, before the end is told.
+    /// Tells the breaker what the backend did, and the login's keeper that it was refused.
+    fn judge(&mut self, end: &End) {
+        let Some(pass) = self.pass.take() else { return };
+        match end {
+            End::Answered | End::Calls | End::Cut | End::Incomplete => pass.succeeded(),
+            End::Failed(error) | End::Stop(error) => {
+                if matches!(error, BridgeError::LoginRequired { .. }) {
+                    self.inner.app_server.doubt_login();
+                }
+                // A client in a hurry says nothing of the backend, nor does what was left of a first attempt's time.
+                let request = &self.plan.request;
+                let hurried = request.until.is_some()
+                    || request.deadline.is_some_and(|limit| limit < self.inner.turn.deadline);
+                let fault = Fault::of(error).filter(|fault| *fault != Fault::Timeout || !hurried);
+                if let Some(fault) = fault {
+                    pass.failed(fault);
+                }
+            }
+            // The way to the backend, not the backend; or nobody who would know.
+            End::Lost(_) | End::Abandoned(_) => {}
+        }
+    }
+
+    /// For the trace and the books, before the end is told.
     fn note_ended(&self, ended: Ended) {
-        let trace = &self.plan.request.trace;
+        let request = &self.plan.request;
+        self.inner.spent.add(&request.key, &self.plan.model.id, ended, self.progress.cost());
+        let trace = &request.trace;
         let done = trace.elapsed();
         trace.note(|trace| {
             (trace.phases.done, trace.ended) = (Some(done), Some(ended));
             trace.upstream_response_id = self.progress.upstream_response_id().map(str::to_owned);
-            trace.usage = self.progress.usage();
+            trace.usage = self.progress.whole_cost();
             trace.retries += self.progress.retries();
         });
     }
@@ -219,7 +264,8 @@ impl Pump {
                 Wake::ClientLeft => return End::Abandoned(Gone::Left),
                 Wake::Killed => return End::Stop(BridgeError::Interrupted),
                 Wake::Deadline => {
-                    return End::Stop(BridgeError::Timeout { what: "The turn", limit: limits.deadline });
+                    let limit = self.plan.request.time_limit(limits.deadline);
+                    return End::Stop(BridgeError::Timeout { what: "The turn", limit });
                 }
                 Wake::RetriesTooLong => return End::Stop(self.given_up()),
                 Wake::Silence => {
@@ -256,6 +302,9 @@ impl Pump {
             let trace = &self.plan.request.trace;
             let first = trace.elapsed();
             trace.note(|trace| trace.phases.first_event = Some(first));
+            if let Some(pass) = &mut self.pass {
+                pass.answering();
+            }
         }
         self.waiting.extend(out);
         if end.is_some() || self.holds_back() {
@@ -364,7 +413,8 @@ impl Pump {
             }
             ThreadEvent::TurnCompleted { status, .. } => return Some(self.completed(status, out).await),
             ThreadEvent::Closed(reason) => {
-                return Some(End::Failed(BridgeError::ConnectionLost { reason: reason.to_string() }));
+                let error = BridgeError::ConnectionLost { reason: reason.to_string() };
+                return Some(if reason.is_loss() { End::Lost(error) } else { End::Failed(error) });
             }
             ThreadEvent::TurnStarted { .. }
             | ThreadEvent::ItemStarted { .. }
@@ -433,6 +483,9 @@ impl Pump {
                     self.progress.ended_early(reason, out);
                     return End::Incomplete;
                 }
+                if failure.kind == FailureKind::UsageLimitExceeded {
+                    self.inner.learn_of_limit().await;
+                }
                 End::Failed(self.explain(failure, failure::of_turn))
             }
         }
@@ -496,7 +549,9 @@ fn progress(inner: &Inner, plan: &Plan) -> Progress {
     let request = &plan.request;
     let rules = Emulation::new(request.max_output_tokens, &request.stop);
     let calls = Calls::new(Tools::offered(request), request.parallel_tool_calls);
-    Progress::new(plan.model.id.clone(), inner.turn.max_output_bytes, rules, calls)
+    let mut progress = Progress::new(plan.model.id.clone(), inner.turn.max_output_bytes, rules, calls);
+    progress.set_spent(request.spent, None);
+    progress
 }
 
 /// A turn's retries at its beginning: how long they may last is the client's to shorten.

@@ -1,190 +1,158 @@
 //! Concurrency slots with a bounded, fair queue.
+//!
+//! The [`Scheduler`] decides, behind a mutex that is held for moments; here is what waits and gives back.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+mod ring;
+mod scheduler;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
 
+pub use self::scheduler::SlotCounts;
+
+use self::scheduler::{Entered, Refused, Scheduler};
 use super::BridgeError;
 use super::health::SlotHealth;
 use crate::config::AdmissionConfig;
+use crate::model::{KeyId, Priority, TurnRequest};
 
-/// Hands out slots, first come first served. When the queue is full a request is refused at once.
+/// Hands out slots. When there is no room to wait a request is refused at once.
 #[derive(Debug)]
-pub(super) struct Slots {
-    /// Fair: the runtime's semaphore queues waiters in order. Closed on drain.
-    semaphore: Arc<Semaphore>,
-    config: AdmissionConfig,
-    queued: AtomicUsize,
-    /// Moving average of how long a slot is held, microseconds; for `Retry-After`.
-    held_us: Arc<AtomicU64>,
+pub(super) struct Slots(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    scheduler: Mutex<Scheduler>,
+    queue_timeout: Duration,
+}
+
+/// Who wants a slot.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    pub(super) key: KeyId,
+    pub(super) priority: Priority,
+    /// Most turns of the key at once.
+    pub(super) concurrency: Option<usize>,
 }
 
 /// The right to run one turn; goes back by drop.
 #[derive(Debug)]
 pub(super) struct Slot {
-    _permit: OwnedSemaphorePermit,
+    shared: Arc<Shared>,
+    key: KeyId,
     since: Instant,
-    held_us: Arc<AtomicU64>,
+}
+
+/// A place in the queue. Dropped, it is given back, and with it the slot that it may have been granted already.
+struct Ticket {
+    shared: Arc<Shared>,
+    /// `None` once its slot was taken over.
+    claim: Option<Claim>,
+    number: u64,
+    granted: oneshot::Receiver<()>,
+}
+
+impl Claim {
+    pub(super) fn of(request: &TurnRequest) -> Self {
+        Self { key: request.key.clone(), priority: request.priority, concurrency: request.concurrency }
+    }
 }
 
 impl Slots {
-    pub(super) fn new(config: AdmissionConfig) -> Self {
-        Self {
-            semaphore: Arc::new(Semaphore::new(config.slots)),
-            config,
-            queued: AtomicUsize::new(0),
-            held_us: Arc::new(AtomicU64::new(0)),
-        }
+    pub(super) fn new(config: &AdmissionConfig) -> Self {
+        let scheduler = Mutex::new(Scheduler::new(config.slots, config.queue));
+        Self(Arc::new(Shared { scheduler, queue_timeout: config.queue_timeout }))
     }
 
-    /// Waits for a slot, within the queue's bounds.
-    pub(super) async fn acquire(&self) -> Result<Slot, BridgeError> {
-        if let Ok(permit) = Arc::clone(&self.semaphore).try_acquire_owned() {
-            return Ok(self.slot(permit));
-        }
-        if self.semaphore.is_closed() {
-            return Err(BridgeError::Draining);
-        }
-        let Some(_place) = Place::take(&self.queued, self.config.queue) else {
-            return Err(BridgeError::Busy { retry_after: self.retry_after() });
+    /// Waits for a slot, within the queue's bounds. Cancel-safe: whoever leaves holds nothing.
+    pub(super) async fn acquire(&self, claim: Claim) -> Result<Slot, BridgeError> {
+        let entered = self.0.lock().enter(&claim);
+        let (number, granted) = match entered {
+            Ok(Entered::Granted) => return Ok(self.0.slot(claim.key)),
+            Ok(Entered::Waiting { number, granted }) => (number, granted),
+            Err(refused) => return Err(refused.into()),
         };
-        let wait = Arc::clone(&self.semaphore).acquire_owned();
-        match tokio::time::timeout(self.config.queue_timeout, wait).await {
-            Ok(Ok(permit)) => Ok(self.slot(permit)),
+        let mut ticket = Ticket { shared: Arc::clone(&self.0), claim: Some(claim), number, granted };
+        match timeout(self.0.queue_timeout, &mut ticket.granted).await {
+            Ok(Ok(())) => ticket.take_over(),
             Ok(Err(_closed)) => Err(BridgeError::Draining),
-            Err(_elapsed) => Err(BridgeError::Busy { retry_after: self.retry_after() }),
+            Err(_elapsed) => ticket.give_up(),
         }
     }
 
     /// Refuses everyone who waits or comes; slots that are held stay held.
     pub(super) fn close(&self) {
-        self.semaphore.close();
+        self.0.lock().close();
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.semaphore.is_closed()
+        self.0.lock().is_closed()
     }
 
     pub(super) fn health(&self) -> SlotHealth {
-        SlotHealth {
-            total: self.config.slots,
-            in_use: self.config.slots.saturating_sub(self.semaphore.available_permits()),
-            queued: self.queued.load(Ordering::Relaxed),
-            queue_limit: self.config.queue,
+        self.0.lock().health()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Scheduler> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(self: &Arc<Self>, key: KeyId) -> Slot {
+        Slot { shared: Arc::clone(self), key, since: Instant::now() }
+    }
+}
+
+impl Ticket {
+    /// The slot that was granted.
+    fn take_over(mut self) -> Result<Slot, BridgeError> {
+        let claim = self.claim.take().ok_or(BridgeError::Draining)?;
+        Ok(self.shared.slot(claim.key))
+    }
+
+    /// The wait was too long, unless the slot comes at the last moment.
+    fn give_up(mut self) -> Result<Slot, BridgeError> {
+        let shared = Arc::clone(&self.shared);
+        let mut scheduler = shared.lock();
+        if self.granted.try_recv().is_ok() {
+            drop(scheduler);
+            return self.take_over();
         }
+        let claim = self.claim.take().ok_or(BridgeError::Draining)?;
+        Err(scheduler.timed_out(&claim, self.number).into())
     }
+}
 
-    fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
-        Slot { _permit: permit, since: Instant::now(), held_us: Arc::clone(&self.held_us) }
-    }
-
-    /// How long the present queue takes at the present pace; at least a second.
-    fn retry_after(&self) -> Duration {
-        let held = Duration::from_micros(self.held_us.load(Ordering::Relaxed));
-        let rounds = self.queued.load(Ordering::Relaxed) / self.config.slots.max(1) + 1;
-        (held * u32::try_from(rounds).unwrap_or(u32::MAX)).max(Duration::from_secs(1))
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let Some(claim) = &self.claim else { return };
+        let mut scheduler = self.shared.lock();
+        // Under the lock: nothing is granted between the look and the leaving.
+        if self.granted.try_recv().is_ok() {
+            scheduler.hand_on(&claim.key);
+        } else {
+            scheduler.leave(claim, self.number);
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let held = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        // A lost update between two drops only makes an estimate a little older.
-        let average = self.held_us.load(Ordering::Relaxed);
-        let next = if average == 0 { held } else { average - average / 8 + held / 8 };
-        self.held_us.store(next, Ordering::Relaxed);
+        self.shared.lock().release(&self.key, self.since.elapsed());
     }
 }
 
-/// A place in the queue; given back by drop, also when the waiting future is dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(queued: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        queued
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
-            .ok()
-            .map(|_| Self(queued))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::task::JoinSet;
-
-    use super::*;
-
-    fn slots(slots: usize, queue: usize) -> Arc<Slots> {
-        Arc::new(Slots::new(AdmissionConfig { slots, queue, queue_timeout: Duration::from_secs(5) }))
-    }
-
-    fn waiting(slots: &Arc<Slots>) -> JoinSet<Result<(), BridgeError>> {
-        let slots = Arc::clone(slots);
-        let mut waiting = JoinSet::new();
-        waiting.spawn(async move { slots.acquire().await.map(drop) });
-        waiting
-    }
-
-    fn figures(slots: &Slots) -> (usize, usize) {
-        let health = slots.health();
-        (health.in_use, health.queued)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_queue_refuses_at_once_and_a_long_wait_later() {
-        let slots = slots(1, 1);
-        let held = slots.acquire().await.unwrap();
-        let mut waiter = waiting(&slots);
-        tokio::task::yield_now().await;
-        assert_eq!(figures(&slots), (1, 1));
-        assert!(matches!(slots.acquire().await, Err(BridgeError::Busy { .. })));
-        let start = Instant::now();
-        assert!(matches!(waiter.join_next().await.unwrap().unwrap(), Err(BridgeError::Busy { .. })));
-        assert_eq!(start.elapsed().as_secs(), 5);
-        drop(held);
-        assert_eq!(figures(&slots), (0, 0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_waiter_that_leaves_gives_its_place_back_and_takes_no_slot() {
-        let slots = slots(1, 4);
-        let held = slots.acquire().await.unwrap();
-        let left = tokio::time::timeout(Duration::from_secs(1), slots.acquire()).await;
-        assert!(left.is_err());
-        assert_eq!(figures(&slots), (1, 0));
-        drop(held);
-        assert_eq!(figures(&slots), (0, 0));
-        drop(slots.acquire().await.unwrap());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn closing_refuses_waiters_and_newcomers() {
-        let slots = slots(1, 4);
-        let _held = slots.acquire().await.unwrap();
-        let mut waiter = waiting(&slots);
-        tokio::task::yield_now().await;
-        slots.close();
-        assert!(matches!(waiter.join_next().await.unwrap().unwrap(), Err(BridgeError::Draining)));
-        assert!(matches!(slots.acquire().await, Err(BridgeError::Draining)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn retry_after_follows_the_pace() {
-        let slots = slots(1, 0);
-        let held = slots.acquire().await.unwrap();
-        tokio::time::advance(Duration::from_secs(20)).await;
-        drop(held);
-        let _held = slots.acquire().await.unwrap();
-        let Err(BridgeError::Busy { retry_after }) = slots.acquire().await else { panic!("not refused") };
-        assert_eq!(retry_after.as_secs(), 20);
+impl From<Refused> for BridgeError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Closed => Self::Draining,
+            Refused::Full { retry_after } => Self::Busy { retry_after },
+        }
     }
 }

@@ -3,9 +3,10 @@
 //! model the same items, but that a warm thread has its own reasoning, which a client need not send back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::affinity::{History, Trail};
 use super::continuations::Step;
@@ -15,12 +16,17 @@ use super::threads::{LiveThread, Owner, Shape, Wanted};
 use super::tools::{self, Settings};
 use super::{BridgeError, Inner, failure};
 use crate::app_server::{AppServerError, Connection, Thread, ThreadOptions, TurnOptions};
-use crate::model::{Item, ModelInfo, Rebuilt, Route, TurnId, TurnRequest};
+use crate::model::{Item, LoginState, ModelInfo, Rebuilt, Route, TurnId, TurnRequest};
 
 /// Where an app-server that is not ours starts to rewrite long conversations: this share of the model's window.
 const FOREIGN_WINDOW_SHARE: f64 = 0.85;
 /// The window assumed for a model whose own is not known, tokens.
 const FOREIGN_WINDOW: u64 = 200_000;
+
+/// How often a connection that changes under the look at its login is looked at.
+const LOOKS: usize = 4;
+/// Up to so many bytes a conversation is read on the async thread: about a millisecond.
+const INLINE_BYTES: usize = 128 * 1024;
 
 /// What a turn is to answer.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ pub(super) struct Plan {
     pub(super) previous: Option<Arc<Step>>,
     /// That was under another login: nothing of it but its items may be used.
     pub(super) other_account: bool,
+    /// The app-server was lost under it once, and it was run again.
+    pub(super) rerun: bool,
 }
 
 /// A turn that runs.
@@ -48,7 +56,7 @@ pub(super) struct Started {
 
 impl Plan {
     /// How a thread of the turn's own counts.
-    fn fresh_route(&self) -> Route {
+    pub(super) fn fresh_route(&self) -> Route {
         if self.previous.is_some() { Route::Rebuilt } else { Route::Fresh }
     }
 
@@ -80,15 +88,20 @@ pub(super) fn start_timed_out(limit: Duration) -> BridgeError {
 
 impl Inner {
     /// Starts the turn, or goes on with the one that waits for this request's outputs.
-    pub(super) async fn start(self: &Arc<Self>, mut plan: Plan) -> Result<Started, BridgeError> {
-        let connection = self.app_server.connection().await.map_err(failure::of_request)?;
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        connection: &Connection,
+        mut plan: Plan,
+    ) -> Result<Started, BridgeError> {
+        let current = self.app_server.current();
         let settings = Settings::of(&plan.request, &plan.model.id);
+        let owner = Owner::of(&plan.request, plan.account.as_deref());
         let claim = Claim {
             request: &plan.request,
             previous: plan.previous.as_ref(),
             settings: &settings,
-            account: plan.account.as_deref(),
-            generation: connection.generation(),
+            owner: &owner,
+            current: &current,
         };
         let mut because = match self.held.claim(claim).await {
             Ok(resumption) => match resume(resumption, &plan.request).await {
@@ -105,15 +118,17 @@ impl Inner {
             },
             Err(reason) => reason,
         };
-        match self.start_warm(&connection, &plan).await {
+        let trail = self.trail(&mut plan).await?;
+        match self.start_warm(&current, &plan, &owner, trail.as_ref()).await {
             Ok((live, turn)) => {
                 plan.note_started(&live, &turn, Route::Live, None);
                 return Ok(Started { live, turn, plan, route: Route::Live });
             }
             Err(reason) => because = because.or(reason),
         }
+        let history = trail.map(|trail| trail.history);
         if let Some(template) = self.template(&plan).await {
-            match self.start_fresh(&connection, &plan, Some(&template)).await {
+            match self.start_fresh(connection, &mut plan, history.clone(), Some(&template)).await {
                 Ok((live, turn)) => {
                     plan.note_started(&live, &turn, Route::Template, None);
                     return Ok(Started { live, turn, plan, route: Route::Template });
@@ -123,19 +138,59 @@ impl Inner {
                 }
             }
         }
-        let (live, turn) = self.start_fresh(&connection, &plan, None).await?;
+        let (live, turn) = match self.start_fresh(connection, &mut plan, history.clone(), None).await {
+            Err(error @ BridgeError::ConnectionLost { .. }) => {
+                self.note_rerun(&mut plan, &error);
+                let connection = self.connection_for(&plan).await?;
+                self.start_fresh(&connection, &mut plan, history, None).await?
+            }
+            started => started?,
+        };
         let route = plan.fresh_route();
         plan.note_started(&live, &turn, route, because);
         Ok(Started { live, turn, plan, route })
     }
 
+    /// The plan's turn was lost with the app-server and is run again: for the trace and the counter.
+    pub(super) fn note_rerun(&self, plan: &mut Plan, error: &BridgeError) {
+        info!(response_id = %plan.request.response_id, %error, "running the turn again");
+        plan.rerun = true;
+        self.reruns.fetch_add(1, Ordering::Relaxed);
+        plan.request.trace.note(|trace| trace.reruns += 1);
+    }
+
     /// Starts it on a fresh thread, once more.
-    pub(super) async fn start_again(&self, plan: &Plan) -> Result<(LiveThread, TurnId, Route), BridgeError> {
-        let connection = self.app_server.connection().await.map_err(failure::of_request)?;
-        let (live, turn) = self.start_fresh(&connection, plan, None).await?;
+    pub(super) async fn start_again(
+        &self,
+        plan: &mut Plan,
+    ) -> Result<(LiveThread, TurnId, Route), BridgeError> {
+        let connection = self.connection_for(plan).await?;
+        let (live, turn) = self.start_fresh(&connection, plan, None, None).await?;
         let route = plan.fresh_route();
         plan.note_started(&live, &turn, route, None);
         Ok((live, turn, route))
+    }
+
+    /// A connection, and the login of its app-server: what is started on it runs under that one. An app-server of
+    /// ours is replaced when the login changes; of another one it is known as well as it tells.
+    pub(super) async fn connection(&self) -> Result<(Connection, LoginState), BridgeError> {
+        for _ in 0..LOOKS {
+            let connection = self.app_server.connection().await.map_err(failure::of_request)?;
+            let login = self.app_server.login().await.map_err(failure::of_request)?;
+            if self.app_server.current().contains(&connection.generation()) {
+                return Ok((connection, login));
+            }
+        }
+        Err(BridgeError::Unavailable { reason: "its connection changes all the time".into() })
+    }
+
+    /// A connection under the plan's login; never under another one.
+    async fn connection_for(&self, plan: &Plan) -> Result<Connection, BridgeError> {
+        let (connection, login) = self.connection().await?;
+        if login.identity() != plan.account.as_deref() {
+            return Err(BridgeError::ConnectionLost { reason: "the login has changed".into() });
+        }
+        Ok(connection)
     }
 
     /// Starts the threads that calls like this one are likely to want next.
@@ -155,20 +210,22 @@ impl Inner {
     /// On the chain's warm thread; else why not, where there is a chain.
     async fn start_warm(
         &self,
-        connection: &Connection,
+        current: &[u64],
         plan: &Plan,
+        owner: &Owner,
+        trail: Option<&Trail>,
     ) -> Result<(LiveThread, TurnId), Option<Rebuilt>> {
         let request = &plan.request;
         let shape = Shape::of(request, &plan.model.id);
-        let wanted = Wanted {
-            shape: &shape,
-            raw: !templates::tells_all(request),
-            generation: connection.generation(),
-        };
+        let wanted = Wanted { shape: &shape, raw: !templates::tells_all(request), current };
         let (mut live, said) = match &request.previous {
             Some(_) if plan.other_account => return Err(Some(Rebuilt::OtherAccount)),
-            Some(tip) => (self.threads.take_warm(tip, request.instructions.as_deref(), &wanted)?, 0),
-            None => self.take_said(plan, &wanted).ok_or(None)?,
+            Some(tip) => (self.threads.take_warm(tip, owner, request.instructions.as_deref(), &wanted)?, 0),
+            None => {
+                let found = trail.and_then(|trail| self.threads.take_said(trail, owner, &wanted));
+                let (live, said) = found.ok_or(None)?;
+                (live, said.saturating_sub(usize::from(request.instructions.is_some())))
+            }
         };
         let rest = &request.input[said..];
         let options = turn_options(request);
@@ -186,32 +243,55 @@ impl Inner {
         }
     }
 
-    /// A warm thread that has said the beginning of what the request brings, and how much of its input that is.
-    fn take_said(&self, plan: &Plan, wanted: &Wanted<'_>) -> Option<(LiveThread, usize)> {
-        if !self.affinity {
-            return None;
+    /// What a conversation that comes whole says, where a thread may have said its beginning.
+    async fn trail(&self, plan: &mut Plan) -> Result<Option<Trail>, BridgeError> {
+        if !self.affinity || plan.request.previous.is_some() {
+            return Ok(None);
         }
-        let request = &plan.request;
-        let owner = Owner::of(request, plan.account.as_deref());
-        let instructions = instructions(request);
-        let trail = Trail::of(instructions.iter().chain(&request.input));
-        let (live, said) = self.threads.take_said(&trail, &owner, wanted)?;
-        Some((live, said.saturating_sub(usize::from(instructions.is_some()))))
+        let instructions = instructions(&plan.request);
+        let of = move |input: &[Item]| Trail::of(instructions.iter().chain(input));
+        self.with_input(plan, 0, of).await.map(Some)
+    }
+
+    /// Works on the plan's input, and on `more` bytes beside it: off the async threads where that is much.
+    pub(super) async fn with_input<T: Send + 'static>(
+        &self,
+        plan: &mut Plan,
+        more: usize,
+        work: impl FnOnce(&[Item]) -> T + Send + 'static,
+    ) -> Result<T, BridgeError> {
+        let input = &mut plan.request.input;
+        if more + input.iter().map(Item::weight).sum::<usize>() <= INLINE_BYTES {
+            return Ok(work(input));
+        }
+        let shared = Arc::new(std::mem::take(input));
+        let lent = Arc::clone(&shared);
+        let result = self.tasks.blocking(move || work(&lent)).await;
+        // Back even where the work broke off: there may be another way to start.
+        plan.request.input = Arc::unwrap_or_clone(shared);
+        result.ok_or(BridgeError::Interrupted)
     }
 
     /// Starts it on a thread of its own, which gets the whole conversation, or what the template lacks of it.
+    /// `history` is that of all this, where it is known.
     async fn start_fresh(
         &self,
         connection: &Connection,
-        plan: &Plan,
+        plan: &mut Plan,
+        history: Option<History>,
         template: Option<&Template>,
     ) -> Result<(LiveThread, TurnId), BridgeError> {
+        let (previous, instructions) = (plan.previous.clone(), instructions(&plan.request));
+        let (affinity, templated) = (self.affinity, template.map_or(0, |template| template.items));
+        let before = previous.as_ref().map_or(0, |step| step.bytes());
+        let tell = move |input: &[Item]| {
+            let said = previous.as_ref().map(Step::transcript).unwrap_or_default();
+            let whole = || whole(instructions.as_ref(), &said, input);
+            let history = history.or_else(|| affinity.then(|| History::of(whole())));
+            (tools::upstream_items(whole().skip(templated)), history)
+        };
+        let (mut items, history) = self.with_input(plan, before, tell).await?;
         let request = &plan.request;
-        let said = plan.previous.as_ref().map(Step::transcript).unwrap_or_default();
-        let instructions = instructions(request);
-        let whole = || instructions.iter().chain(&said).chain(&request.input);
-        let history = self.affinity.then(|| History::of(whole()));
-        let mut items = tools::upstream_items(whole().skip(template.map_or(0, |template| template.items)));
         items.extend(tools::demand(request));
         self.check_foreign_window(&items, &plan.model)?;
         let mut shape = Shape::of(request, &plan.model.id);
@@ -235,8 +315,17 @@ impl Inner {
         }
     }
 
-    async fn fresh_thread(&self, connection: &Connection, shape: &Shape) -> Result<Thread, AppServerError> {
-        if let Some(thread) = self.threads.take_spare(shape, connection.generation()) {
+    /// One that is ready, on whichever connection, or a new one on this.
+    pub(super) async fn fresh_thread(
+        &self,
+        connection: &Connection,
+        shape: &Shape,
+    ) -> Result<Thread, AppServerError> {
+        let (generation, current) = (connection.generation(), self.app_server.current());
+        // Where this one is no longer current, the others may be under another login.
+        if current.contains(&generation)
+            && let Some(thread) = self.threads.take_spare(shape, generation, &current)
+        {
             return Ok(thread);
         }
         self.start_thread(connection, shape).await
@@ -266,7 +355,7 @@ impl Inner {
 
     /// An app-server that is not ours would rewrite a conversation that nears its window, without a word:
     /// refuse it first. The estimate is the app-server's own, four bytes a token.
-    fn check_foreign_window(&self, items: &[Item], model: &ModelInfo) -> Result<(), BridgeError> {
+    pub(super) fn check_foreign_window(&self, items: &[Item], model: &ModelInfo) -> Result<(), BridgeError> {
         if self.app_server.owns_app_server() {
             return Ok(());
         }
@@ -283,6 +372,15 @@ impl Inner {
         );
         Err(BridgeError::ContextLengthExceeded { message })
     }
+}
+
+/// All that is said up to the answer.
+pub(super) fn whole<'a>(
+    instructions: Option<&'a Item>,
+    said: &'a [Item],
+    input: &'a [Item],
+) -> impl Iterator<Item = &'a Item> {
+    instructions.into_iter().chain(said).chain(input)
 }
 
 /// Lets a held turn go on with its outputs. What follows them goes in first: the app-server puts it after the
@@ -313,7 +411,7 @@ pub(super) fn instructions(request: &TurnRequest) -> Option<Item> {
     request.instructions.as_ref().map(|text| Item::input_text("developer", text))
 }
 
-fn turn_options(request: &TurnRequest) -> TurnOptions {
+pub(super) fn turn_options(request: &TurnRequest) -> TurnOptions {
     let mut client_metadata = request.client_metadata.clone();
     client_metadata.insert(SESSION_NAME.into(), request.session.id().to_string());
     TurnOptions {

@@ -30,14 +30,17 @@ const MAKING: Duration = Duration::from_secs(5);
 /// The estimate of the app-server's own.
 const BYTES_PER_TOKEN: usize = 4;
 
+/// Stands for the id of a template that is not made yet.
+pub(super) const UNMADE: &str = "";
+
 type Key = [u8; 32];
 
 /// A prefix that a call may share with others.
 #[derive(Debug)]
 pub(super) struct Prefix {
     /// Of everything that calls must have in common.
-    key: Key,
-    items: Vec<Item>,
+    pub(super) key: Key,
+    pub(super) items: Vec<Item>,
 }
 
 /// A template to fork.
@@ -118,6 +121,12 @@ impl Templates {
         Some(Prefix { key, items })
     }
 
+    /// The threads of all templates, those that are to be deleted included.
+    pub(super) fn threads(&self) -> Vec<ThreadId> {
+        let known = self.lock();
+        known.prefixes.values().filter_map(Entry::thread).chain(known.doomed.iter().cloned()).collect()
+    }
+
     /// Templates there are or are being made.
     pub(super) fn count(&self) -> usize {
         self.lock().prefixes.values().filter(|entry| entry.is_template()).count()
@@ -152,6 +161,20 @@ impl Templates {
         let state = State::Wanted(made.clone());
         known.prefixes.insert(key, Entry { last_used: now, state });
         Some((made, Some(tell)))
+    }
+
+    /// The template that a use would get; [`UNMADE`] where it is still to be made. `None` where there is
+    /// none.
+    pub(super) fn would_use(&self, key: Key) -> Option<ThreadId> {
+        let known = self.lock();
+        let entry = known.prefixes.get(&key).filter(|entry| entry.last_used.elapsed() < self.ttl)?;
+        let unmade = || ThreadId::new(UNMADE);
+        if let State::Wanted(_) = entry.state {
+            return entry.is_template().then(|| entry.thread().unwrap_or_else(unmade));
+        }
+        let templates = || known.prefixes.values().filter(|entry| entry.is_template());
+        let room = templates().count() < self.limit;
+        (room || templates().any(|entry| entry.last_used.elapsed() >= BUSY)).then(unmade)
     }
 
     /// The template is of no more use.

@@ -78,14 +78,14 @@ pub(super) struct Wanted<'a> {
     pub(super) shape: &'a Shape,
     /// Whether its raw items are needed.
     pub(super) raw: bool,
-    /// The current connection's.
-    pub(super) generation: u64,
+    /// The generations of the connections that may be used.
+    pub(super) current: &'a [u64],
 }
 
 impl Wanted<'_> {
     /// Whether the thread will do; else why not.
     fn check(&self, live: &LiveThread) -> Result<(), Rebuilt> {
-        if !is_current(&live.thread, self.generation) {
+        if !is_current(&live.thread, self.current) {
             Err(Rebuilt::Disconnected)
         } else if !live.shape.does_for(self.shape) || self.raw && !live.shape.is_raw() {
             Err(Rebuilt::SettingsChanged)
@@ -94,6 +94,22 @@ impl Wanted<'_> {
         } else {
             Ok(())
         }
+    }
+
+    /// The same for the thread of a chain.
+    fn check_tip(
+        &self,
+        live: &LiveThread,
+        earlier: &Owner,
+        owner: &Owner,
+        instructions: Option<&str>,
+    ) -> Result<(), Rebuilt> {
+        self.check(live)?;
+        if !owner.shares_cache_with(earlier) {
+            return Err(Rebuilt::SettingsChanged);
+        }
+        let same = live.instructions.as_deref() == instructions;
+        if same { Ok(()) } else { Err(Rebuilt::InstructionsChanged) }
     }
 }
 
@@ -118,6 +134,24 @@ impl Owner {
             scope: request.session.scope().cloned(),
             prompt_cache_key: request.prompt_cache_key.clone(),
         }
+    }
+
+    pub(super) fn is_of_key(&self, key: &KeyId) -> bool {
+        self.key == *key
+    }
+
+    pub(super) fn is_under_login_of(&self, other: &Self) -> bool {
+        self.account == other.account
+    }
+
+    /// Whether no caller's name tells their conversations apart.
+    pub(super) fn is_in_session_of(&self, other: &Self) -> bool {
+        self.scope == other.scope
+    }
+
+    /// Whether they may share a key upstream.
+    pub(super) fn shares_cache_with(&self, other: &Self) -> bool {
+        self.prompt_cache_key == other.prompt_cache_key
     }
 }
 
@@ -180,23 +214,43 @@ impl Threads {
     }
 
     /// The warm thread whose tip is `tip`, if it fits. One that does not fit is let go: its chain goes on
-    /// elsewhere.
+    /// elsewhere. Whoever names the tip may have another session's name now, but no other cache key.
     pub(super) fn take_warm(
         &self,
         tip: &ResponseId,
+        owner: &Owner,
         instructions: Option<&str>,
         wanted: &Wanted<'_>,
     ) -> Result<LiveThread, Rebuilt> {
-        let live = {
+        let Warm { live, owner: earlier, .. } = {
             let mut idle = self.lock();
             let found = idle.warm.iter().position(|(warm, _)| warm.tip == *tip);
-            idle.warm.remove(found.ok_or(Rebuilt::NotLoaded)?).0.live
+            idle.warm.remove(found.ok_or(Rebuilt::NotLoaded)?).0
         };
-        wanted.check(&live)?;
-        if live.instructions.as_deref() != instructions {
-            return Err(Rebuilt::InstructionsChanged);
-        }
+        wanted.check_tip(&live, &earlier, owner, instructions)?;
         Ok(live)
+    }
+
+    /// Whether [`Threads::take_warm`] would give one.
+    pub(super) fn would_take_warm(
+        &self,
+        tip: &ResponseId,
+        owner: &Owner,
+        instructions: Option<&str>,
+        wanted: &Wanted<'_>,
+    ) -> Result<(), Rebuilt> {
+        let idle = self.lock();
+        let (warm, _) = idle.warm.iter().find(|(warm, _)| warm.tip == *tip).ok_or(Rebuilt::NotLoaded)?;
+        wanted.check_tip(&warm.live, &warm.owner, owner, instructions)
+    }
+
+    /// Lets go of the warm thread whose tip is `tip`.
+    pub(super) fn forget(&self, tip: &ResponseId) {
+        let mut idle = self.lock();
+        let found = idle.warm.iter().position(|(warm, _)| warm.tip == *tip);
+        let let_go = found.map(|at| idle.warm.remove(at));
+        drop(idle);
+        drop(let_go);
     }
 
     /// The owner's warm thread that has said the longest beginning of a conversation, and how many items that
@@ -208,13 +262,13 @@ impl Threads {
         wanted: &Wanted<'_>,
     ) -> Option<(LiveThread, usize)> {
         let mut idle = self.lock();
-        let said = |warm: &Warm| {
-            let fits = warm.owner == *owner && wanted.check(&warm.live).is_ok();
-            warm.live.history.as_ref().filter(|_| fits).and_then(|held| trail.goes_on_from(held))
-        };
-        let found = idle.warm.iter().enumerate().filter_map(|(at, (warm, _))| Some((said(warm)?, at)));
-        let (items, at) = found.max()?;
+        let (items, at) = idle.has_said(trail, owner, wanted)?;
         Some((idle.warm.remove(at).0.live, items))
+    }
+
+    /// How many items the thread has said that [`Threads::take_said`] would give.
+    pub(super) fn would_take_said(&self, trail: &Trail, owner: &Owner, wanted: &Wanted<'_>) -> Option<usize> {
+        self.lock().has_said(trail, owner, wanted).map(|(items, _)| items)
     }
 
     /// Keeps a thread for what may follow. Gives the one that there is no room for, for the caller to let go
@@ -248,8 +302,9 @@ impl Threads {
         evicted
     }
 
-    /// A thread of `shape` started ahead, on the connection of `generation`.
-    pub(super) fn take_spare(&self, shape: &Shape, generation: u64) -> Option<Thread> {
+    /// A thread of `shape` started ahead: on the connection of `generation`, which has the least to do, else on
+    /// another of the `current` ones.
+    pub(super) fn take_spare(&self, shape: &Shape, generation: u64, current: &[u64]) -> Option<Thread> {
         let mut idle = self.lock();
         let limit = self.config.spare_threads;
         let spares = idle.spares.entry(shape.clone()).or_insert_with(|| Spares {
@@ -259,11 +314,10 @@ impl Threads {
             last_used: Instant::now(),
         });
         spares.last_used = Instant::now();
-        // The latest first: its connection is the likeliest to be the current one.
-        while let Some((thread, _)) = spares.ready.pop() {
-            if is_current(&thread, generation) {
-                return Some(thread);
-            }
+        spares.ready.retain(|(thread, _)| is_current(thread, current));
+        let there = |(thread, _): &(Thread, Instant)| thread.connection().generation() == generation;
+        if let Some(at) = spares.ready.iter().rposition(there).or(spares.ready.len().checked_sub(1)) {
+            return Some(spares.ready.remove(at).0);
         }
         spares.target = (spares.target + 1).min(limit);
         None
@@ -295,14 +349,14 @@ impl Threads {
         }
     }
 
-    /// Lets go of what has expired or belongs to a connection that is not `generation`'s.
-    pub(super) fn sweep(&self, generation: u64) {
+    /// Lets go of what has expired or belongs to a connection that is none of the `current` generations'.
+    pub(super) fn sweep(&self, current: &[u64]) {
         let Idle { warm, spares } = &mut *self.lock();
-        let current =
-            |thread: &Thread, since: &Instant, ttl| since.elapsed() < ttl && is_current(thread, generation);
-        warm.retain(|(warm, since)| current(&warm.live.thread, since, self.config.warm_ttl));
+        let lasts =
+            |thread: &Thread, since: &Instant, ttl| since.elapsed() < ttl && is_current(thread, current);
+        warm.retain(|(warm, since)| lasts(&warm.live.thread, since, self.config.warm_ttl));
         for spares in spares.values_mut() {
-            spares.ready.retain(|(thread, since)| current(thread, since, self.config.spare_ttl));
+            spares.ready.retain(|(thread, since)| lasts(thread, since, self.config.spare_ttl));
         }
         spares.retain(|_, spares| spares.starting > 0 || spares.last_used.elapsed() < self.config.spare_ttl);
         while spares.len() > SHAPES {
@@ -336,6 +390,15 @@ impl Spares {
 }
 
 impl Idle {
+    /// The longest beginning that a thread of the owner's has said, and where that is.
+    fn has_said(&self, trail: &Trail, owner: &Owner, wanted: &Wanted<'_>) -> Option<(usize, usize)> {
+        let said = |warm: &Warm| {
+            let fits = warm.owner == *owner && wanted.check(&warm.live).is_ok();
+            warm.live.history.as_ref().filter(|_| fits).and_then(|held| trail.goes_on_from(held))
+        };
+        self.warm.iter().enumerate().filter_map(|(at, (warm, _))| Some((said(warm)?, at))).max()
+    }
+
     /// Makes room for a spare of `shape`: the least recently used other shape gives one up.
     fn evict_spare_of_another(&mut self, shape: &Shape) -> bool {
         let other =
@@ -347,9 +410,9 @@ impl Idle {
     }
 }
 
-/// Whether the thread lives on the connection of `generation`.
-fn is_current(thread: &Thread, generation: u64) -> bool {
-    thread.connection().generation() == generation && !thread.connection().is_closed()
+/// Whether the thread lives on a connection of the `current` generations.
+fn is_current(thread: &Thread, current: &[u64]) -> bool {
+    current.contains(&thread.connection().generation()) && !thread.connection().is_closed()
 }
 
 fn one_shots(warm: &[(Warm, Instant)]) -> usize {

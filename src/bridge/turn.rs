@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::BridgeError;
@@ -19,6 +20,7 @@ use crate::model::{Outcome, ResponseId, TurnEvent};
 pub struct Turn {
     response_id: ResponseId,
     model: String,
+    deadline: Instant,
     queue: Arc<Queue>,
 }
 
@@ -40,6 +42,11 @@ impl Turn {
     /// The catalogue id of the model that answers.
     pub fn model(&self) -> &str {
         &self.model
+    }
+
+    /// When it is to have ended.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// The next step. Cancel-safe. After `Finished` it pends forever.
@@ -91,14 +98,19 @@ pub(super) enum Gone {
 }
 
 /// A turn and the end that feeds it.
-pub(super) fn channel(response_id: ResponseId, model: String, config: &StreamConfig) -> (TurnSender, Turn) {
+pub(super) fn channel(
+    response_id: ResponseId,
+    model: String,
+    deadline: Instant,
+    config: &StreamConfig,
+) -> (TurnSender, Turn) {
     let queue = Arc::new(Queue::default());
     let sender = TurnSender {
         queue: Arc::clone(&queue),
         buffer_bytes: config.buffer_bytes,
         stall_timeout: config.stall_timeout,
     };
-    (sender, Turn { response_id, model, queue })
+    (sender, Turn { response_id, model, deadline, queue })
 }
 
 impl TurnSender {
@@ -258,7 +270,7 @@ mod tests {
     fn pair(buffer_bytes: usize) -> (TurnSender, Turn) {
         let config =
             StreamConfig { buffer_bytes, stall_timeout: Duration::from_secs(10), ..StreamConfig::default() };
-        channel(ResponseId::new("resp_1"), "m".into(), &config)
+        channel(ResponseId::new("resp_1"), "m".into(), Instant::now(), &config)
     }
 
     fn delta(text: &str) -> TurnEvent {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Miss;
 use super::step::{Gauge, Step};
 use crate::config::ContinuationConfig;
-use crate::model::{KeyId, ResponseId, SessionId};
+use crate::model::{KeyId, ResponseId, SessionIdentity};
 
 /// What is kept of one response.
 #[derive(Debug, Clone)]
@@ -18,8 +18,8 @@ pub(super) struct Record {
     pub(super) key: KeyId,
     /// The login it was made under; `None` where the provider wants none.
     pub(super) account: Option<String>,
-    /// The caller's conversation.
-    pub(super) session: SessionId,
+    /// The caller's conversation, as what continues this inherits it.
+    pub(super) session: SessionIdentity,
     /// What was said up to and including this response.
     pub(super) step: Arc<Step>,
 }
@@ -200,7 +200,7 @@ mod tests {
 
     fn record(key: &str, previous: Option<Arc<Step>>, texts: &[&str]) -> Record {
         let items: Vec<Item> = texts.iter().map(|text| Item::input_text("user", text)).collect();
-        let session = SessionId::new("s");
+        let session = SessionIdentity::fresh();
         Record { key: KeyId::new(key), account: None, session, step: Step::new(previous, &items) }
     }
 

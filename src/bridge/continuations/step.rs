@@ -81,7 +81,7 @@ impl Step {
     }
 
     /// About how many bytes the items of the chain take.
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::bridge) fn bytes(&self) -> usize {
         self.bytes
     }
 

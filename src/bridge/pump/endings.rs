@@ -5,13 +5,14 @@ use std::time::SystemTime;
 
 use tracing::info;
 
-use super::{Pump, progress, retries, stop};
+use super::{End, Pump, progress, retries, stop};
 use crate::bridge::continuations::Step;
 use crate::bridge::held::{Batch, HeldTurn};
 use crate::bridge::references::Holder;
 use crate::bridge::start::start_timed_out;
 use crate::bridge::threads::{Owner, Rank, Warm};
 use crate::bridge::tools::{self, Settings};
+use crate::bridge::turn::Gone;
 use crate::bridge::{BridgeError, counted};
 use crate::model::{Ended, Item, Kept, Outcome, Retention, Route, ToolChoice};
 use crate::store::StoredResponse;
@@ -54,8 +55,7 @@ impl Pump {
         let (request, inner) = (&self.plan.request, self.inner);
         let batch = Batch {
             id: request.response_id.clone(),
-            key: request.key.clone(),
-            account: self.plan.account,
+            owner: Owner::of(request, self.plan.account.as_deref()),
             settings: Settings::of(request, &self.plan.model.id),
             step,
             calls: self.progress.calls().to_vec(),
@@ -84,13 +84,17 @@ impl Pump {
             key: request.key.clone(),
             account: self.plan.account.clone(),
             session: request.session.id().clone(),
+            session_by_caller: request.session.is_by_caller(),
             model: self.plan.model.id.clone(),
             route: self.route,
             thread: self.live.thread.id().clone(),
             turn: self.turn.clone(),
             generation: self.live.thread.connection().generation(),
             upstream_response_id: self.progress.upstream_response_id().map(str::to_owned),
+            own_input: request.input.len(),
             input: request.input.clone(),
+            incomplete: self.progress.incomplete(),
+            head: request.head.clone(),
             output: self.progress.history().cloned().collect(),
             open_calls: step.open_calls().to_vec(),
             usage: self.progress.usage(),
@@ -156,22 +160,52 @@ impl Pump {
     }
 
     /// The answer's calls are not what the client demands: once more, on a fresh thread.
-    pub(super) async fn demand_again(&mut self) -> Result<(), BridgeError> {
+    pub(super) async fn demand_again(&mut self) -> Result<(), End> {
         info!(response_id = %self.plan.request.response_id, "the calls are not the ones demanded, asking again");
         self.again = true;
-        self.waiting.clear();
         self.count_usage().await;
-        let starting = tokio::time::timeout_at(self.deadline, self.inner.start_again(&self.plan)).await;
-        let limit = self.inner.turn.deadline;
+        self.start_over().await
+    }
+
+    /// Whether a turn that was lost with the app-server may be run once more: it was not yet, and its client has
+    /// seen nothing of it.
+    pub(super) fn may_run_again(&self) -> bool {
+        !self.plan.rerun && (!self.begun || self.sender.is_whole())
+    }
+
+    /// The app-server was lost: once more, on a fresh thread of the one that takes its place. What the model may
+    /// have said meanwhile is paid for and never heard of.
+    pub(super) async fn run_again(&mut self, error: &BridgeError) -> Result<(), End> {
+        self.inner.note_rerun(&mut self.plan, error);
+        self.start_over().await
+    }
+
+    /// Begins the answer anew, on a fresh thread.
+    async fn start_over(&mut self) -> Result<(), End> {
+        self.waiting.clear();
+        let kill = self.inner.kill.clone();
+        let starting = tokio::time::timeout_at(self.deadline, self.inner.start_again(&mut self.plan));
+        // A start that is given up halfway lets its thread go by itself.
+        let started = tokio::select! {
+            biased;
+            () = self.sender.abandoned() => return Err(End::Abandoned(Gone::Left)),
+            () = kill.cancelled() => return Err(End::Stop(BridgeError::Interrupted)),
+            started = starting => started,
+        };
+        let limit = self.plan.request.time_limit(self.inner.turn.deadline);
+        let started = started.unwrap_or_else(|_| Err(start_timed_out(limit)));
         // The old thread is let go here, and its turn with it.
-        (self.live, self.turn, self.route) = starting.map_err(|_| start_timed_out(limit))??;
+        (self.live, self.turn, self.route) = started.map_err(|error| {
+            // Of the app-server, as with a first start: it says nothing of the backend.
+            self.pass = None;
+            End::Stop(error)
+        })?;
         self.replies.clear();
-        let seen = self.progress.retries();
+        let (seen, spent) = (self.progress.retries(), self.progress.cost());
         self.plan.request.trace.note(|trace| trace.retries += seen);
         self.heard = false;
-        let spent = self.progress.usage();
         self.progress = progress(&self.inner, &self.plan);
-        self.progress.set_spent(spent);
+        self.progress.set_spent(self.plan.request.spent, spent);
         self.retries = retries(&self.inner, &self.plan);
         Ok(())
     }

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 use super::scene::{Running, Scene, after, ask, function, item, named, told};
 use crate::app_server::testing::bounded;
+use crate::bridge::BridgeError;
+use crate::bridge::start::Plan;
 use crate::config::Config;
 use crate::model::{Item, KeyId, Retention, SessionId, SessionIdentity, TurnRequest, WebSearch};
 
@@ -84,6 +86,56 @@ async fn whatever_is_not_the_same_gets_a_thread_of_its_own() {
         assert_eq!(scene.items(&other.thread).len(), whole, "{what}");
         // The thread is still there for whoever it does fit.
         assert_eq!(say(&scene, chat(SECOND), "e").await.thread, first.thread, "{what}");
+        scene.end().await;
+    }
+}
+
+/// What is read off the async threads says the same.
+#[tokio::test]
+async fn a_conversation_of_megabytes_goes_on_in_its_thread_too() {
+    let scene = Scene::new(|_| {});
+    let long = "x".repeat(3 << 20);
+    let first = say(&scene, chat(&[("developer", "be brief"), ("user", &long)]), "b").await;
+    let second = [("developer", "be brief"), ("user", &long), ("assistant", "b"), ("user", "c")];
+    assert_eq!(say(&scene, chat(&second), "d").await.thread, first.thread);
+    assert_eq!(texts(&scene.items(&first.thread)), ["be brief", &long, "c"]);
+    let other = [("developer", "be brief"), ("user", &long), ("assistant", "B"), ("user", "c")];
+    let other = say(&scene, chat(&other), "d").await;
+    assert_eq!(texts(&scene.items(&other.thread)), ["be brief", &long, "B", "c"]);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn work_on_the_input_that_breaks_off_leaves_it_whole() {
+    let scene = Scene::new(|_| {});
+    let request = ask(&"x".repeat(1 << 20));
+    let said = request.input.clone();
+    let model = scene.bridge.resolve_model(None).await.unwrap();
+    let mut plan = Plan { request, model, account: None, previous: None, other_account: false, rerun: false };
+    let broken = scene.bridge.0.with_input::<()>(&mut plan, 0, |_| panic!("broken")).await;
+    assert!(matches!(broken, Err(BridgeError::Interrupted)));
+    assert_eq!(plan.request.input, said);
+    let items = scene.bridge.0.with_input(&mut plan, 0, <[Item]>::len).await;
+    assert_eq!((items.unwrap(), plan.request.input), (1, said));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_names_a_response_once_and_then_sends_everything_meets_its_thread() {
+    let all = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")];
+    // Whether it names its conversation, or only the bridge does.
+    for name in [None, Some("mine")] {
+        let of = |request: TurnRequest| match name {
+            Some(name) => named(name, request),
+            None => request,
+        };
+        let scene = Scene::new(|_| {});
+        let request = of(ask("a"));
+        let id = request.response_id.clone();
+        let first = say(&scene, request, "b").await;
+        let second = say(&scene, after(&id, "c"), "d").await;
+        let third = say(&scene, of(chat(&all)), "f").await;
+        assert_eq!([&second.thread, &third.thread], [&first.thread; 2], "{name:?}");
         scene.end().await;
     }
 }
@@ -223,6 +275,19 @@ async fn one_shots_evict_no_conversation_and_stay_few() {
         say(&scene, chat(&on), "z").await;
     }
     assert_eq!(scene.seen("thread/start").len(), before);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_be_named_finds_room_among_idle_conversations() {
+    let scene = Scene::new(|config| config.continuation.warm_threads = 2);
+    for question in ["1?", "2?"] {
+        say(&scene, chat(&[("user", question), ("assistant", "x"), ("user", "y")]), "z").await;
+    }
+    let request = TurnRequest { retention: Retention::Continuable, ..chat(FIRST) };
+    let id = request.response_id.clone();
+    let first = say(&scene, request, "b").await;
+    assert_eq!(say(&scene, after(&id, "c"), "d").await.thread, first.thread);
     scene.end().await;
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::scene::{Scene, after, ask, function, item, output, told};
 use crate::bridge::BridgeError;
 use crate::config::ContinuationConfig;
-use crate::model::{Item, KeyId, Outcome, ResponseId, Retention, TurnRequest};
+use crate::model::{Item, KeyId, Outcome, Rebuilt, ResponseId, Retention, TurnRequest};
 use crate::store::testing::{Mood, Shelf};
 use crate::store::{EmbeddedStore, Lookup, ResponseStore};
 use crate::tasks::Tasks;
@@ -211,6 +211,49 @@ async fn a_response_deleted_while_it_is_continued_leaves_its_items_to_the_next()
     let record = store.record(&second).unwrap();
     assert_eq!((record.previous, record.input.len()), (None, 3));
     scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_deleted_is_continued_nowhere_and_what_followed_it_goes_on_in_its_thread() {
+    let scene = Scene::with_store(Shelf::default(), |_| {});
+    let delete = async |id: &ResponseId| {
+        assert!(scene.bridge.delete_response(id, &KeyId::anonymous()).await.unwrap());
+    };
+    let warm = async || scene.bridge.health().await.continuation.warm_threads;
+    let (first, ..) = say(&scene, stored(ask("a")), "b").await;
+    let (second, ..) = say(&scene, stored(after(&first, "c")), "d").await;
+    delete(&first).await;
+    assert!(is_missing(&scene, after(&first, "x")).await);
+    assert_eq!(warm().await, 1);
+    let (third, items, _) = say(&scene, stored(after(&second, "e")), "f").await;
+    assert_eq!((items, scene.seen("thread/start").len()), (vec!["a".into(), "c".into(), "e".into()], 1));
+    // With its tip the thread goes.
+    delete(&third).await;
+    assert_eq!(warm().await, 0);
+    assert!(is_missing(&scene, after(&third, "x")).await);
+    let (_, items, _) = say(&scene, stored(after(&second, "g")), "h").await;
+    assert_eq!(items, ["a", "b", "c", "d", "g"]);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_cache_key_goes_on_in_a_thread_of_its_own() {
+    let with =
+        |key: Option<&str>, request| TurnRequest { prompt_cache_key: key.map(str::to_owned), ..request };
+    for (earlier, later) in
+        [(None, Some("b")), (Some("a"), Some("b")), (Some("a"), None), (Some("a"), Some("a"))]
+    {
+        let scene = Scene::new(|_| {});
+        let (first, ..) = say(&scene, with(earlier, ask("a")), "b").await;
+        let request = with(later, after(&first, "c"));
+        let trace = request.trace.clone();
+        let (_, items, _) = say(&scene, request, "d").await;
+        let same = earlier == later;
+        assert_eq!(scene.seen("thread/start").len(), if same { 1 } else { 2 }, "{earlier:?} {later:?}");
+        assert_eq!(items, if same { vec!["a", "c"] } else { vec!["a", "b", "c"] });
+        assert_eq!(trace.read().rebuilt_because, (!same).then_some(Rebuilt::SettingsChanged));
+        scene.end().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use crate::app_server::testing::{FakeAppServer, bounded};
 use crate::bridge::{Bridge, BridgeError, Turn, TurnStep};
 use crate::config::{AppServerConfig, Config};
 use crate::model::{
-    CallTrace, Item, KeyId, Outcome, RequestId, ResponseId, Retention, SessionId, SessionIdentity,
+    CallTrace, Item, KeyId, Outcome, Priority, RequestId, ResponseId, Retention, SessionId, SessionIdentity,
     SessionSource, Tool, ToolChoice, TurnEvent, TurnRequest,
 };
 use crate::store::ResponseStore;
@@ -34,8 +34,8 @@ struct Peer {
     came: Notify,
     /// Who is logged in; nobody needs to be before it is said.
     account: Mutex<Option<String>>,
-    /// The code that `thread/fork` is refused with, if it is.
-    fork_refusal: Mutex<Option<i32>>,
+    /// What is refused, and with which code.
+    refusal: Mutex<Option<(&'static str, i32)>>,
     out: Mutex<Option<mpsc::UnboundedSender<Value>>>,
 }
 
@@ -64,8 +64,13 @@ impl Scene {
             spawner.spawn("peer", serve(theirs, Arc::clone(&shared), spawner.stop_token().clone()));
             std::future::ready(std::io::Result::Ok(ours))
         };
-        let app_server =
-            AppServer::over_streams(&AppServerConfig::default(), temp.path(), None, open, &tasks);
+        // Nothing is asked but what a call asks.
+        let quiet = AppServerConfig {
+            probe_interval: Duration::ZERO,
+            orphan_sweep: Duration::ZERO,
+            ..AppServerConfig::default()
+        };
+        let app_server = AppServer::over_streams(&quiet, temp.path(), None, open, &tasks);
         let mut config = Config::default();
         config.continuation.spare_threads = 0;
         configure(&mut config);
@@ -163,7 +168,12 @@ impl Scene {
 
     /// Refuses forks with this code, or grants them.
     pub(super) fn refuse_forks(&self, code: Option<i32>) {
-        *self.peer.fork_refusal.lock().unwrap() = code;
+        self.refuse(code.map(|code| ("thread/fork", code)));
+    }
+
+    /// Refuses a method with this code, or grants all.
+    pub(super) fn refuse(&self, refusal: Option<(&'static str, i32)>) {
+        *self.peer.refusal.lock().unwrap() = refusal;
     }
 
     /// Drops the socket.
@@ -306,9 +316,9 @@ async fn serve(stream: tokio::io::DuplexStream, peer: Arc<Peer>, stop: tokio_uti
         };
         peer.seen.lock().unwrap().push(message.clone());
         let account = peer.account.lock().unwrap().clone();
-        let refusal = peer.fork_refusal.lock().unwrap().filter(|_| message["method"] == "thread/fork");
-        if let Some(code) = refusal {
-            fake.refuse(&message, code, "no fork").await;
+        let refusal = peer.refusal.lock().unwrap().filter(|(method, _)| message["method"] == *method);
+        if let Some((_, code)) = refusal {
+            fake.refuse(&message, code, "refused").await;
         } else if let Some(result) = usual(&message, account.as_deref()) {
             fake.reply(&message, result).await;
         }
@@ -360,6 +370,10 @@ pub(in crate::bridge) fn ask(text: &str) -> TurnRequest {
         request_id: RequestId::generate(),
         key: KeyId::anonymous(),
         session,
+        task_class: None,
+        priority: Priority::default(),
+        concurrency: None,
+        deadline: None,
         model: None,
         instructions: None,
         input: vec![Item::input_text("user", text)],
@@ -378,6 +392,9 @@ pub(in crate::bridge) fn ask(text: &str) -> TurnRequest {
         max_retry_wait: None,
         stop: Vec::new(),
         retention: Retention::Continuable,
+        head: None,
+        spent: None,
+        until: None,
         encrypted_reasoning: false,
         prompt_cache_key: None,
         client_metadata: std::collections::BTreeMap::new(),

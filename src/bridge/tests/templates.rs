@@ -22,7 +22,7 @@ fn one_shot(instructions: &str, text: &str) -> TurnRequest {
 
 impl Running {
     /// A whole good turn as a fork tells it.
-    fn fork_says(&self, text: &str) {
+    pub(super) fn fork_says(&self, text: &str) {
         let thought = json!({"type": "reasoning", "id": "rs", "summary": ["hm"], "content": []});
         let said = json!({"type": "agentMessage", "id": "m", "text": text, "phase": null});
         let last = json!({

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::scene::{Running, Scene, after, ask, function, item, message, output, texts, told};
+use super::scene::{Running, Scene, after, ask, function, item, message, named, output, texts, told};
 use crate::app_server::testing::bounded;
 use crate::bridge::{BridgeError, Turn, TurnStep};
 use crate::model::{
@@ -240,10 +240,84 @@ async fn another_key_never_meets_a_held_turn() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_session_never_meets_a_held_turn_by_the_call_alone() {
+    let scene = Scene::new(|_| {});
+    let ask = TurnRequest { key: KeyId::new("k"), retention: Retention::Nothing, ..with_tool("hi") };
+    let (turn, held) = scene.start(named("mine", ask)).await;
+    held.message("m", "let me see");
+    call_all(&held, 100, &["c1"]);
+    ended(turn).await;
+    let answered = || whole("k", vec![output("c1", "42")]);
+    for other in [answered(), named("theirs", answered())] {
+        let (turn, running) = scene.start(other).await;
+        assert_ne!(running.thread, held.thread);
+        running.say("rebuilt");
+        ended(turn).await;
+        assert_eq!(scene.load().await, (0, 1), "it still waits for its own");
+    }
+    let turn = scene.resume(named("mine", answered())).await;
+    scene.answer(100).await;
+    held.say("done");
+    assert_eq!(texts(&ended(turn).await), ["done"]);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_names_the_response_meets_its_turn_under_any_session_but_no_other_cache_key() {
+    for (cache_key, meets) in [(None, true), (Some("another"), false)] {
+        let scene = Scene::new(|_| {});
+        let (first, held, _) = waiting(&scene, named("mine", with_tool("hi")), &["c1"]).await;
+        let request = named("renamed", answering(&first, vec![output("c1", "42")]));
+        let request = TurnRequest { prompt_cache_key: cache_key.map(str::to_owned), ..request };
+        let (turn, running) = if meets {
+            (scene.resume(request).await, held)
+        } else {
+            let (turn, running) = scene.start(request).await;
+            assert_ne!(running.thread, held.thread);
+            (turn, running)
+        };
+        running.say("done");
+        assert_eq!(texts(&ended(turn).await), ["done"]);
+        scene.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_its_response_a_held_turn_is_deleted_and_what_follows_an_earlier_one_is_not() {
+    let scene = Scene::new(|_| {});
+    let request = with_tool("hi");
+    let first = request.response_id.clone();
+    let (turn, running) = scene.start(request).await;
+    running.say("hello");
+    ended(turn).await;
+    let go_on = || TurnRequest { tools: vec![function("look")], ..after(&first, "go") };
+    let delete = async |id: &ResponseId| {
+        assert!(scene.bridge.delete_response(id, &KeyId::anonymous()).await.unwrap());
+    };
+    let (deleted, held, _) = waiting(&scene, go_on(), &["c1"]).await;
+    delete(&deleted).await;
+    assert_eq!(scene.nth("turn/interrupt", 1).await["threadId"], held.thread);
+    let error = scene.refused(answering(&deleted, vec![output("c1", "42")])).await;
+    assert!(matches!(error, BridgeError::PreviousNotFound { .. }), "{error:?}");
+
+    let request = go_on();
+    let second = request.response_id.clone();
+    let (turn, held) = scene.start(request).await;
+    call_all(&held, 200, &["c2"]);
+    ended(turn).await;
+    delete(&first).await;
+    let turn = scene.resume(answering(&second, vec![output("c2", "42")])).await;
+    scene.answer(200).await;
+    held.say("done");
+    assert_eq!(texts(&ended(turn).await), ["done"]);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn whatever_has_changed_the_conversation_is_rebuilt() {
     type Change = fn(&mut TurnRequest);
     let settings = Some(Rebuilt::SettingsChanged);
-    let changes: [(Option<Rebuilt>, Change); 10] = [
+    let changes: [(Option<Rebuilt>, Change); 11] = [
         (None, |request| request.input[0] = Item::input_text("user", "hello")),
         (Some(Rebuilt::ModelChanged), |request| request.model = Some("model-b".into())),
         (settings, |request| request.effort = Some("high".into())),
@@ -253,6 +327,7 @@ async fn whatever_has_changed_the_conversation_is_rebuilt() {
         (settings, |request| request.output_schema = Some(json!({"type": "object"}))),
         (settings, |request| request.verbosity = Some("low".into())),
         (settings, |request| request.web_search = Some(WebSearch::default())),
+        (settings, |request| request.prompt_cache_key = Some("another".into())),
         (None, |request| request.input.insert(3, Item::input_text("user", "before the output"))),
     ];
     for (because, change) in changes {
@@ -536,6 +611,19 @@ async fn an_answer_without_the_demanded_call_is_asked_for_once_more() {
     assert_eq!((text.as_str(), call_ids(&outcome)), ("", vec!["c1"]));
     assert_eq!(outcome.usage.unwrap().total_tokens, 5 + 14, "of both attempts");
     assert_eq!(scene.load().await, (0, 1));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_never_asked_for_again_under_another_login() {
+    let scene = Scene::new(|_| {});
+    scene.log_in("one@example.com");
+    let (turn, running) = scene.start(demanding("hi")).await;
+    scene.log_in_and_wait("two@example.com").await;
+    running.say("I would rather not");
+    let (_, outcome) = told(turn).await;
+    assert!(matches!(outcome, Err(BridgeError::ConnectionLost { .. })), "{outcome:?}");
+    assert_eq!(scene.seen("turn/start").len(), 1);
     scene.end().await;
 }
 

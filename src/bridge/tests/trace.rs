@@ -1,11 +1,16 @@
 //! What a call's trace says of where it ran.
 
+use std::time::Duration;
+
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::scene::{Running, Scene, after, ask, call, function, item, named, output, told};
 use crate::app_server::testing::bounded;
 use crate::bridge::BridgeError;
-use crate::model::{Ended, Rebuilt, ResponseId, Retention, Route, SessionSource, Trace, TurnRequest};
+use crate::model::{
+    Ended, Rebuilt, ResponseId, Retention, Route, SessionSource, ToolChoice, Trace, TurnRequest, Usage,
+};
 
 /// Runs a request that is answered well; gives its trace.
 async fn traced(scene: &Scene, request: TurnRequest) -> Trace {
@@ -219,5 +224,75 @@ async fn a_turn_that_was_asked_again_counts_twice() {
     let trace = trace.read();
     assert_eq!((trace.turns, trace.ended), (2, Some(Ended::Called)));
     assert_eq!(trace.turn.unwrap().as_str(), again.turn);
+    scene.end().await;
+}
+
+/// The same answer again, as a repair of `first` asks for it.
+fn repair(first: &TurnRequest, spent: Option<Usage>) -> TurnRequest {
+    TurnRequest { previous: Some(first.response_id.clone()), spent, ..first.clone() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_at_an_answer_is_booked_once_and_the_trace_has_them_all() {
+    let scene = Scene::new(|_| {});
+    let request = ask("hi");
+    let trace = request.trace.clone();
+    let (turn, running) = scene.start(request.clone()).await;
+    running.say("not it");
+    let spent = told(turn).await.1.expect("it ends well").usage;
+    assert_eq!(trace.read().ended, Some(Ended::Answered));
+
+    let (turn, running) = scene.start(repair(&request, spent)).await;
+    assert_eq!((trace.read().ended, trace.read().phases.done), (None, None), "it has not ended after all");
+    running.say("this is it");
+    assert_eq!(told(turn).await.1.expect("it ends well").usage.expect("usage").total_tokens, 10);
+    assert_eq!(trace.read().usage.expect("usage").total_tokens, 10);
+    let booked = |scene: &Scene| scene.bridge.spent().1[0].2;
+    assert_eq!((booked(&scene).input_tokens, booked(&scene).output_tokens), (6, 4));
+
+    // One that fails has cost what it cost before.
+    let (turn, running) = scene.start(repair(&request, spent)).await;
+    running.failed("no");
+    told(turn).await.1.expect_err("it fails");
+    assert_eq!(trace.read().usage, spent);
+    assert_eq!((booked(&scene).calls, booked(&scene).input_tokens), (3, 6));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_further_attempt_has_what_is_left_of_the_time_and_waits_no_longer_for_a_slot() {
+    let scene = Scene::new(|config| config.admission.slots = 1);
+    let request = TurnRequest { deadline: Some(Duration::from_secs(30)), ..ask("hi") };
+    let began = Instant::now();
+    let (turn, running) = scene.start(request.clone()).await;
+    let until = Some(turn.deadline());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    running.say("not it");
+    told(turn).await.1.expect("it ends well");
+    let again = || TurnRequest { until, ..repair(&request, None) };
+    let (turn, _) = scene.start(again()).await;
+    // Nor does one that finds the slot taken.
+    let (error, queued) = tokio::join!(told(turn), scene.refused(again()));
+    for error in [error.1.expect_err("too late"), queued] {
+        assert!(matches!(error, BridgeError::Timeout { .. }), "{error}");
+    }
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(31), "{took:?}");
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_demanded_again_in_vain_is_booked_too() {
+    let scene = Scene::new(|_| {});
+    let tool_choice = ToolChoice::Required(vec!["look".into()]);
+    let request = TurnRequest { tools: vec![function("look")], tool_choice, ..ask("hi") };
+    let trace = request.trace.clone();
+    let (turn, running) = scene.start(request).await;
+    running.say("no call");
+    scene.nth("turn/start", 2).await;
+    scene.running(1).failed("no");
+    told(turn).await.1.expect_err("it fails");
+    assert_eq!(trace.read().usage.expect("usage").total_tokens, 5);
+    assert_eq!(scene.bridge.spent().1[0].2.input_tokens, 3);
     scene.end().await;
 }
