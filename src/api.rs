@@ -4,29 +4,40 @@ mod edge;
 mod router;
 mod server;
 
+mod access;
 mod auth;
+mod auth_backoff;
+mod classes;
+mod dry_run;
 mod effort;
 mod extract;
 mod identity;
 mod ignored;
+mod limits;
 mod max_wait;
 mod observe;
 mod origin;
 mod request_id;
 
 mod chat_completions;
+mod conversations;
+mod fallback;
 mod health;
 mod models;
 mod not_found;
 mod responses;
+mod usage;
 
 mod answer;
 mod fields;
 mod format;
 mod intake;
 mod items;
+mod list;
+mod query;
 mod read;
 mod tier;
+mod time;
 mod tools;
 
 mod audio;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use super::format::Rule;
 use super::sse::Steps;
@@ -31,19 +32,25 @@ pub(crate) async fn start(
     mut request: TurnRequest,
     rule: Option<Arc<Rule>>,
 ) -> Result<(Answer, String), BridgeError> {
+    under(&mut request, rule.as_deref());
     let Some(rule) = rule else {
         let turn = bridge.run(request).await?;
         let model = turn.model().to_owned();
         return Ok((Answer(State::Plain(turn)), model));
     };
-    // With the instructions and not with the input: it is for this call alone, and a continuation's
-    // transcript does not have it.
-    let said = request.instructions.take().map(|said| said + "\n\n").unwrap_or_default();
-    request.instructions = Some(said + &rule.instruction);
     let turn = bridge.run(request.clone()).await?;
     let model = turn.model().to_owned();
     let checked = checked(bridge.clone(), request, rule, turn).boxed();
     Ok((Answer(State::Checked(checked)), model))
+}
+
+/// Asks for the form in words. With the instructions and not with the input: it is for this call alone, and a
+/// continuation's transcript does not have it.
+pub(crate) fn under(request: &mut TurnRequest, rule: Option<&Rule>) {
+    if let Some(rule) = rule {
+        let said = request.instructions.take().map(|said| said + "\n\n").unwrap_or_default();
+        request.instructions = Some(said + &rule.instruction);
+    }
 }
 
 impl Answer {
@@ -94,23 +101,20 @@ async fn checked(
     turn: Turn,
 ) -> Result<Outcome, BridgeError> {
     let mut unjudged = Unjudged::of(&bridge, &request);
+    let deadline = turn.deadline();
     let first = turn.outcome().await?;
-    let trace = request.trace.clone();
     let Some(complaint) = complaint(&rule, &first) else {
         unjudged.keep();
         return Ok(first);
     };
     tracing::info!(response_id = %request.response_id, "the answer has not the form that was asked for; asking again");
-    let second = match bridge.run(repair(request.clone(), &first, &complaint)).await {
+    let second = match bridge.run(repair(request.clone(), &first, &complaint, deadline)).await {
         Ok(turn) => turn.outcome().await,
         Err(error) => Err(error),
     };
     match second {
-        Ok(mut second) if self::complaint(&rule, &second).is_none() => {
+        Ok(second) if self::complaint(&rule, &second).is_none() => {
             unjudged.keep();
-            // Both attempts were made for this one answer.
-            second.usage = first.usage.zip(second.usage).map(|(first, second)| first + second);
-            trace.note(|trace| trace.usage = second.usage);
             Ok(second)
         }
         failed => {
@@ -170,11 +174,13 @@ fn complaint(rule: &Rule, outcome: &Outcome) -> Option<String> {
 
 /// The call again, with the answer and what is wrong with it. Where the answer is kept, the conversation goes
 /// on from it, and the response's id comes to mean the repaired one.
-fn repair(mut request: TurnRequest, outcome: &Outcome, complaint: &str) -> TurnRequest {
+fn repair(mut request: TurnRequest, outcome: &Outcome, complaint: &str, deadline: Instant) -> TurnRequest {
     let complaint = Item::input_text(
         "developer",
         &format!("Your last answer does not have the form that was asked for.\n{complaint}\nAnswer again."),
     );
+    // Both attempts are made for this one answer.
+    (request.spent, request.until) = (outcome.usage, Some(deadline));
     if request.retention == Retention::Nothing {
         request.input.extend(outcome.output.iter().cloned());
         request.input.push(complaint);

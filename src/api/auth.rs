@@ -1,4 +1,10 @@
-//! Bearer keys: named, compared in constant time.
+//! Bearer keys: named, compared in constant time, read anew while requests run.
+
+mod reload;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -6,38 +12,56 @@ use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};
 use secrecy::ExposeSecret;
-use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+pub(crate) use self::reload::KeyHealth;
+
+use self::reload::Reloads;
 use super::edge::Edge;
 use super::error::ApiError;
+use super::limits::Rates;
 use super::observe::Call;
-use crate::config::AuthConfig;
+use crate::config::{self, AuthConfig, KeyLimits};
 use crate::model::KeyId;
 
-/// The keys that open `/v1`; none configured, everyone who reaches the address may call.
-#[derive(Debug)]
-pub(crate) struct Keys(Vec<Key>);
+/// The keys that open `/v1`; with none configured, everyone who reaches the address may call.
+pub(crate) struct Keys {
+    /// Replaced as a whole. A request keeps the key it came with.
+    table: RwLock<Arc<Table>>,
+    reloads: Reloads,
+}
 
-struct Key {
-    id: KeyId,
+/// The keys as they were read at one time.
+struct Table {
+    keys: Vec<Arc<Key>>,
+    /// Whose request it is that has no key, where none is wanted.
+    everyone: Option<Arc<Key>>,
+}
+
+/// One key, and what it has left of its rates.
+pub(crate) struct Key {
+    pub(crate) id: KeyId,
     /// Digests are all of one length, so that a comparison tells nothing about the key's.
     digest: [u8; 32],
+    pub(crate) limits: KeyLimits,
+    pub(super) rates: Arc<Rates>,
 }
 
 impl Keys {
     pub(crate) fn new(config: &AuthConfig) -> Self {
-        let key = |token: &crate::config::NamedToken| Key {
-            id: KeyId::new(token.name.as_str()),
-            digest: digest(token.token.expose_secret().as_bytes()),
-        };
-        Self(config.tokens.iter().map(key).collect())
+        Self { table: RwLock::new(Arc::new(Table::new(config, None))), reloads: Reloads::default() }
+    }
+
+    /// Whether none is wanted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table().everyone.is_some()
     }
 
     /// Whose request this is.
-    pub(crate) fn owner(&self, headers: &HeaderMap) -> Result<KeyId, ApiError> {
-        if self.0.is_empty() {
-            return Ok(KeyId::anonymous());
+    pub(crate) fn owner(&self, headers: &HeaderMap) -> Result<Arc<Key>, ApiError> {
+        let table = self.table();
+        if let Some(everyone) = &table.everyone {
+            return Ok(Arc::clone(everyone));
         }
         let Some(token) = bearer(headers) else {
             return Err(ApiError::new(
@@ -45,23 +69,64 @@ impl Keys {
                 "No API key was given. Send one of this bridge's keys as `Authorization: Bearer KEY`.",
             ));
         };
-        match self.find(token) {
-            Some(key) => Ok(key.id.clone()),
+        match table.find(token) {
+            Some(key) => Ok(Arc::clone(key)),
             None => Err(ApiError::new("invalid_api_key", explain(token))),
         }
     }
 
+    /// The key of that name, for what goes on after its request.
+    pub(crate) fn of_id(&self, id: &KeyId) -> Option<Arc<Key>> {
+        let table = self.table();
+        table.everyone.iter().chain(&table.keys).find(|key| key.id == *id).cloned()
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Table {
+    /// The keys of `config`. One that was there `before` with the same rates has used of them what it has.
+    fn new(config: &AuthConfig, before: Option<&Self>) -> Self {
+        let key = |name: &str, digest, limits: KeyLimits| Key::new(KeyId::new(name), digest, limits, before);
+        let tokens = config.tokens.iter().map(|token| {
+            let digest = config::digest(token.token.expose_secret().as_bytes());
+            key(&token.name, digest, config.limits.get(&token.name).cloned().unwrap_or_default())
+        });
+        let file = config.keys.iter().flatten().map(|kept| key(&kept.name, kept.digest, kept.limits.clone()));
+        let keys = tokens.chain(file).collect();
+        let everyone =
+            config.is_open().then(|| Key::new(KeyId::anonymous(), [0; 32], KeyLimits::default(), None));
+        Self { keys, everyone }
+    }
+
     /// Compares against every key, whichever one fits.
-    fn find(&self, token: &[u8]) -> Option<&Key> {
-        let given = digest(token);
+    fn find(&self, token: &[u8]) -> Option<&Arc<Key>> {
+        let given = config::digest(token);
         let mut found = Choice::from(0);
         let mut place = 0_u64;
-        for (index, key) in (0_u64..).zip(&self.0) {
+        for (index, key) in (0_u64..).zip(&self.keys) {
             let equal = key.digest.ct_eq(&given);
             place.conditional_assign(&index, equal);
             found |= equal;
         }
-        if bool::from(found) { self.0.get(usize::try_from(place).ok()?) } else { None }
+        if bool::from(found) { self.keys.get(usize::try_from(place).ok()?) } else { None }
+    }
+}
+
+impl Key {
+    fn new(id: KeyId, digest: [u8; 32], limits: KeyLimits, before: Option<&Table>) -> Arc<Self> {
+        let same = |key: &&Arc<Self>| key.id == id && key.limits.has_rates_of(&limits);
+        let kept = before.and_then(|table| table.keys.iter().find(same)).map(|key| Arc::clone(&key.rates));
+        let rates = kept.unwrap_or_else(|| Arc::new(Rates::new(&limits)));
+        Arc::new(Self { id, digest, limits, rates })
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Keys").field(&self.table().keys).finish()
     }
 }
 
@@ -71,14 +136,20 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// Lets a request through if its key is one of ours, and notes whose it is.
-pub(crate) async fn require_key(State(edge): State<Edge>, mut request: Request, next: Next) -> Response {
+/// Lets a request through if its key is one of ours, notes whose it is, and tells how its rates stand.
+pub(crate) async fn require_key(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     match edge.keys.owner(request.headers()) {
         Ok(key) => {
-            if let Some(call) = request.extensions_mut().get_mut::<Call>() {
-                call.set_key(key);
+            let call = request.extensions().get::<Call>().cloned();
+            if let Some(call) = &call {
+                call.set_key(Arc::clone(&key));
             }
-            next.run(request).await
+            let mut response = next.run(request).await;
+            if let Some(call) = call {
+                call.settle_ended();
+            }
+            key.rates.tell(response.headers_mut());
+            response
         }
         Err(error) => {
             let mut response = error.into_response();
@@ -86,10 +157,6 @@ pub(crate) async fn require_key(State(edge): State<Edge>, mut request: Request, 
             response
         }
     }
-}
-
-fn digest(token: &[u8]) -> [u8; 32] {
-    Sha256::digest(token).into()
 }
 
 /// The token of `Authorization: Bearer …`; the scheme's case does not matter.
@@ -104,74 +171,12 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 fn explain(token: &[u8]) -> &'static str {
     let is_jwt = token.starts_with(b"eyJ") && token.split(|byte| *byte == b'.').count() == 3;
     if token.starts_with(b"sk-") {
-        "This looks like an OpenAI API key. codex-bridge wants one of its own keys (`auth.tokens`) and never \
+        "This looks like an OpenAI API key. codex-bridge wants one of its own keys (`codex-bridge keys`) and never \
          passes yours on; the upstream login is the Codex one. Treat the key you sent as exposed to this host."
     } else if is_jwt {
-        "This looks like a ChatGPT access token. codex-bridge wants one of its own keys (`auth.tokens`) and \
+        "This looks like a ChatGPT access token. codex-bridge wants one of its own keys (`codex-bridge keys`) and \
          never passes yours on; the upstream login is the Codex one."
     } else {
-        "Incorrect API key provided. Use one of the keys this bridge is configured with (`auth.tokens`)."
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::NamedToken;
-
-    fn keys(tokens: &[(&str, &str)]) -> Keys {
-        let named = |&(name, token): &(&str, &str)| NamedToken { name: name.into(), token: token.into() };
-        Keys::new(&AuthConfig { tokens: tokens.iter().map(named).collect() })
-    }
-
-    fn owner(keys: &Keys, authorization: Option<&str>) -> Result<String, ApiError> {
-        let mut headers = HeaderMap::new();
-        if let Some(value) = authorization {
-            headers.insert(AUTHORIZATION, value.parse().unwrap());
-        }
-        keys.owner(&headers).map(|key| key.to_string())
-    }
-
-    #[test]
-    fn each_key_has_its_owner() {
-        let keys = keys(&[("first", "one"), ("second", "two")]);
-        assert_eq!(owner(&keys, Some("Bearer one")).unwrap(), "first");
-        assert_eq!(owner(&keys, Some("bearer  two ")).unwrap(), "second");
-    }
-
-    #[test]
-    fn without_keys_everyone_is_anonymous() {
-        assert_eq!(owner(&keys(&[]), None).unwrap(), "anonymous");
-        assert_eq!(owner(&keys(&[]), Some("Bearer whatever")).unwrap(), "anonymous");
-    }
-
-    #[test]
-    fn anything_else_is_refused() {
-        let keys = keys(&[("first", "one")]);
-        for given in [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Basic one"), Some("one")] {
-            let error = owner(&keys, given).unwrap_err();
-            assert_eq!((error.status.as_u16(), error.code.as_deref()), (401, Some("invalid_api_key")));
-            assert!(error.message.starts_with("No API key"), "{given:?}");
-        }
-        for given in ["Bearer on", "Bearer onee", "Bearer One", "Bearer one two"] {
-            assert!(owner(&keys, Some(given)).unwrap_err().message.starts_with("Incorrect"), "{given}");
-        }
-    }
-
-    #[test]
-    fn somebody_elses_credentials_are_named_but_never_repeated() {
-        let keys = keys(&[("first", "one")]);
-        let openai = owner(&keys, Some("Bearer sk-proj-abcdef")).unwrap_err().message;
-        assert!(openai.contains("OpenAI API key") && !openai.contains("abcdef"));
-        let jwt = owner(&keys, Some("Bearer eyJhbGciOi.eyJzdWIi.c2ln")).unwrap_err().message;
-        assert!(jwt.contains("ChatGPT access token") && !jwt.contains("c2ln"));
-        // A key of ours may look like one of theirs.
-        let keys = self::keys(&[("first", "sk-mine")]);
-        assert_eq!(owner(&keys, Some("Bearer sk-mine")).unwrap(), "first");
-    }
-
-    #[test]
-    fn keys_stay_out_of_debug_output() {
-        assert_eq!(format!("{:?}", keys(&[("first", "one")])), "Keys([first])");
+        "Incorrect API key provided. Use one of the keys this bridge is configured with (`codex-bridge keys`, `auth.tokens`)."
     }
 }

@@ -5,20 +5,31 @@ use std::time::Duration;
 
 use super::audio::AudioCheck;
 use super::auth::Keys;
+use super::auth_backoff::Backoff;
+use super::classes::Classes;
+use super::conversations::Conversations;
+use super::fallback::Fallback;
 use super::files::FileReader;
 use super::images::ImageFetcher;
 use super::intake::Intake;
 use super::items::Media;
 use super::origin::Origins;
+use super::responses::Background;
 use crate::bridge::Bridge;
-use crate::config::{Config, RequestsConfig, StreamConfig};
+use crate::config::{AuthConfig, Config, RequestsConfig, StreamConfig};
+use crate::store::Documents;
 use crate::tasks::Tasks;
 
 /// The HTTP side's state. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
 pub struct Edge {
     pub(crate) bridge: Bridge,
+    /// What is kept beside the responses.
+    pub(crate) documents: Arc<Documents>,
+    /// How long a document lives after its last change.
+    pub(crate) document_ttl: Duration,
     pub(crate) keys: Arc<Keys>,
+    pub(crate) backoff: Arc<Backoff>,
     pub(crate) origins: Arc<Origins>,
     pub(crate) media: Media,
     /// Largest request body, bytes.
@@ -29,6 +40,12 @@ pub struct Edge {
     pub(crate) body_timeout: Duration,
     pub(crate) stream: StreamConfig,
     pub(crate) requests: RequestsConfig,
+    /// Takes what the app-server cannot, where one is configured.
+    pub(crate) fallback: Option<Arc<Fallback>>,
+    pub(crate) classes: Classes,
+    /// Responses that nobody waits for.
+    pub(crate) background: Background,
+    pub(crate) conversations: Conversations,
     /// Whether `store: false` responses can be continued.
     pub(crate) keep_unstored: bool,
 }
@@ -37,16 +54,30 @@ pub struct Edge {
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
     /// No TLS, or no HTTP client with it.
-    #[error("images and files cannot be fetched: {0}")]
+    #[error("nothing can be fetched: {0}")]
     Fetch(#[from] reqwest::Error),
 }
 
 impl Edge {
     /// The edge over `bridge`.
-    pub fn new(bridge: Bridge, config: &Config, tasks: &Tasks) -> Result<Self, EdgeError> {
+    pub fn new(
+        bridge: Bridge,
+        documents: Arc<Documents>,
+        config: &Config,
+        tasks: &Tasks,
+    ) -> Result<Self, EdgeError> {
+        let document_ttl = config.store.document_ttl;
         Ok(Self {
             bridge,
+            conversations: Conversations::new(
+                Arc::clone(&documents),
+                document_ttl,
+                config.continuation.max_chain_items,
+            ),
+            documents: Arc::clone(&documents),
+            document_ttl,
             keys: Arc::new(Keys::new(&config.auth)),
+            backoff: Arc::default(),
             origins: Arc::new(Origins::new(&config.server)),
             media: Media {
                 images: ImageFetcher::new(&config.images, tasks.clone())?,
@@ -58,7 +89,31 @@ impl Edge {
             body_timeout: config.server.body_timeout,
             stream: config.stream.clone(),
             requests: config.requests,
+            fallback: Fallback::new(&config.fallback)?.map(Arc::new),
+            classes: Classes::new(&config.classes),
+            background: Background::new(documents, config, tasks),
             keep_unstored: config.continuation.keep_unstored,
         })
+    }
+
+    /// Takes up what an earlier process left unfinished, and looks after what goes on without its client. Once,
+    /// before anything is served.
+    pub async fn start(&self) {
+        self.background.start(self).await;
+    }
+
+    /// No response of the background is begun any more.
+    pub fn begin_drain(&self) {
+        self.background.close();
+    }
+
+    /// Waits until all of them are as they will be found by the next process; `false` if some are not by `limit`.
+    pub async fn drained(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.background.settled()).await.is_ok()
+    }
+
+    /// Takes over keys that were read anew; with a reason instead, the old ones stay and health tells it.
+    pub fn reload_keys(&self, read: Result<AuthConfig, String>) {
+        self.keys.reload(read);
     }
 }

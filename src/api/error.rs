@@ -109,7 +109,7 @@ impl ApiError {
 
     /// What the table says of it. A code of the backend's may have the name of one of ours.
     fn row(&self) -> Option<&'static table::Row> {
-        table::find(self.code.as_deref().unwrap_or_default()).filter(|row| row.status == self.status.as_u16())
+        table::find_at(self.code.as_deref().unwrap_or_default(), self.status.as_u16())
     }
 }
 

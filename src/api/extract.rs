@@ -35,8 +35,12 @@ impl FromRequest<Edge> for JsonBody {
         let mut room = room.ok().flatten().ok_or_else(no_room)?;
         let mut body = BytesMut::with_capacity(length.unwrap_or_default());
         read(request.into_body(), edge.max_body_bytes, &mut body, &mut room, deadline).await?;
+        let body = body.freeze();
         if let Some(call) = call {
             call.keep_room(room);
+            if edge.fallback.is_some() {
+                call.keep_body(body.clone());
+            }
         }
         parse(&body).map(Self)
     }

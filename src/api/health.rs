@@ -1,22 +1,50 @@
 //! `GET /v1/health` for people and scripts, `/healthz` and `/readyz` for supervisors.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::Serialize;
 
+use super::auth::KeyHealth;
+use super::classes;
 use super::edge::Edge;
-use crate::bridge::{ContinuationCounts, Health};
+use super::{fallback, usage};
+use crate::bridge::{BreakerHealth, ContinuationCounts, FaultCounts, Health, ProcessHealth};
 use crate::model::LoginState;
 
 /// What is served, as `METHOD path: what of it`; a new route or ability is named here.
 const CAPABILITIES: &[(&str, &[&str])] = &[
-    ("POST /v1/responses", &["stream", "images", "reasoning", "previous_response_id"]),
-    ("POST /v1/chat/completions", &["stream", "images", "reasoning", "n", "json_schema"]),
+    (
+        "POST /v1/responses",
+        &["stream", "images", "reasoning", "previous_response_id", "conversation", "background", "dry_run"],
+    ),
+    ("POST /v1/responses/input_tokens", &[]),
+    ("GET /v1/responses/{id}", &["stream"]),
+    ("DELETE /v1/responses/{id}", &[]),
+    ("GET /v1/responses/{id}/input_items", &[]),
+    ("POST /v1/responses/{id}/cancel", &[]),
+    ("POST /v1/conversations", &["items"]),
+    ("GET /v1/conversations/{id}", &[]),
+    ("POST /v1/conversations/{id}", &[]),
+    ("DELETE /v1/conversations/{id}", &[]),
+    ("GET /v1/conversations/{id}/items", &[]),
+    ("POST /v1/conversations/{id}/items", &[]),
+    ("GET /v1/conversations/{id}/items/{item}", &[]),
+    ("DELETE /v1/conversations/{id}/items/{item}", &[]),
+    ("POST /v1/chat/completions", &["stream", "images", "reasoning", "n", "json_schema", "store", "dry_run"]),
+    ("GET /v1/chat/completions", &["metadata"]),
+    ("GET /v1/chat/completions/{id}", &[]),
+    ("POST /v1/chat/completions/{id}", &[]),
+    ("DELETE /v1/chat/completions/{id}", &[]),
+    ("GET /v1/chat/completions/{id}/messages", &[]),
+    ("POST /v1/completions", &["stream", "n", "echo"]),
     ("GET /v1/models", &["details"]),
     ("GET /v1/models/{id}", &["details"]),
     ("GET /v1/health", &[]),
+    ("GET /v1/usage", &[]),
 ];
 
 /// `GET /healthz`: the process answers.
@@ -44,7 +72,12 @@ pub(crate) async fn ready(State(edge): State<Edge>) -> Response {
 
 /// `GET /v1/health`: 200 whenever it can be told; what it says is in the body.
 pub(crate) async fn report(State(edge): State<Edge>) -> Json<Report> {
-    Json(Report::new(edge.bridge.health().await))
+    let fallback = edge.fallback.as_ref().map(|fallback| fallback.report());
+    let task_classes = edge.classes.report();
+    let mut report =
+        Report { fallback, task_classes, ..Report::new(edge.bridge.health().await, edge.keys.health()) };
+    report.continuation.store.document_bytes = edge.documents.bytes();
+    Json(report)
 }
 
 #[derive(Debug, Serialize)]
@@ -64,7 +97,14 @@ pub(crate) struct Report {
     login: Login,
     app_server: AppServer,
     slots: Slots,
+    keys: Keys,
+    account: usage::Account,
+    breaker: Breaker,
+    /// Where one is configured.
+    fallback: Option<fallback::Report>,
     continuation: Continuation,
+    /// By name; only the ones that are configured.
+    task_classes: BTreeMap<String, classes::Report>,
     routes: Vec<Route>,
 }
 
@@ -92,6 +132,25 @@ struct AppServer {
     /// Resident, of our own child, as last looked at.
     memory_bytes: Option<u64>,
     last_disconnect: Option<String>,
+    /// Turns run again because it was lost under them: each may have been paid for twice.
+    reruns: u64,
+    /// Turns of ours that nobody waited for, found and interrupted.
+    orphans_interrupted: u64,
+    processes: Vec<Process>,
+}
+
+/// One of the app-servers that share the load.
+#[derive(Debug, Serialize)]
+struct Process {
+    state: &'static str,
+    reason: Option<String>,
+    generation: u64,
+    pid: Option<u32>,
+    memory_bytes: Option<u64>,
+    database_bytes: Option<u64>,
+    turns: usize,
+    threads: usize,
+    last_disconnect: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,7 +158,52 @@ struct Slots {
     total: usize,
     in_use: usize,
     queued: usize,
+    /// Of these, of class `batch`.
+    queued_batch: usize,
     queue_limit: usize,
+    granted_interactive: u64,
+    granted_batch: u64,
+    refused_full: u64,
+    refused_share: u64,
+    timed_out: u64,
+    left: u64,
+}
+
+/// How many there are, and whether they are those of the file; not whose.
+#[derive(Debug, Serialize)]
+struct Keys {
+    /// `ok`, or `stale` while the last reload could not be taken over.
+    state: &'static str,
+    reason: Option<String>,
+    /// `None` where everyone may call.
+    count: Option<usize>,
+    reloads: u64,
+    refused_requests: u64,
+    refused_tokens: u64,
+}
+
+/// The circuit breaker over the backend's failures.
+#[derive(Debug, Serialize)]
+struct Breaker {
+    mode: &'static str,
+    /// `closed`, `open` or `half_open`.
+    state: &'static str,
+    next_probe_seconds: Option<u64>,
+    recent_calls: usize,
+    recent_failures: usize,
+    opened: u64,
+    /// In `observe`, those that would have been.
+    refused: u64,
+    failures: Failures,
+}
+
+/// By what the backend did, counted since the start.
+#[derive(Debug, Serialize)]
+struct Failures {
+    error: u64,
+    cut: u64,
+    overloaded: u64,
+    timeout: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,6 +226,8 @@ struct Store {
     reason: Option<String>,
     records: Option<u64>,
     bytes: Option<u64>,
+    /// Of what is kept beside the responses.
+    document_bytes: Option<u64>,
     /// Answers that it was to keep and did not.
     not_stored: u64,
 }
@@ -148,7 +254,7 @@ struct Route {
 }
 
 impl Report {
-    fn new(health: Health) -> Self {
+    fn new(health: Health, keys: KeyHealth) -> Self {
         let status = match (health.ready, health.draining) {
             (_, true) => "draining",
             (true, false) => "ready",
@@ -170,13 +276,34 @@ impl Report {
                 pid: app_server.pid,
                 memory_bytes: app_server.memory,
                 last_disconnect: app_server.last_disconnect,
+                reruns: app_server.reruns,
+                orphans_interrupted: app_server.orphans,
+                processes: app_server.processes.into_iter().map(Process::from).collect(),
             },
             slots: Slots {
                 total: slots.total,
                 in_use: slots.in_use,
                 queued: slots.queued,
+                queued_batch: slots.queued_batch,
                 queue_limit: slots.queue_limit,
+                granted_interactive: slots.counts.granted_interactive,
+                granted_batch: slots.counts.granted_batch,
+                refused_full: slots.counts.refused_full,
+                refused_share: slots.counts.refused_share,
+                timed_out: slots.counts.timed_out,
+                left: slots.counts.left,
             },
+            keys: Keys {
+                state: if keys.refused.is_none() { "ok" } else { "stale" },
+                reason: keys.refused,
+                count: keys.count,
+                reloads: keys.reloads,
+                refused_requests: keys.refused_requests,
+                refused_tokens: keys.refused_tokens,
+            },
+            account: usage::Account::new(&health.account),
+            breaker: Breaker::new(&health.breaker),
+            fallback: None,
             continuation: Continuation {
                 durability: continuation.durability,
                 records: continuation.records,
@@ -190,11 +317,46 @@ impl Report {
                     reason: continuation.store.outage,
                     records: continuation.store.records,
                     bytes: continuation.store.bytes,
+                    document_bytes: None,
                     not_stored: continuation.counts.not_stored,
                 },
                 lookups: Lookups::new(&continuation.counts),
             },
+            task_classes: BTreeMap::new(),
             routes: CAPABILITIES.iter().map(|(route, capabilities)| Route { route, capabilities }).collect(),
+        }
+    }
+}
+
+impl Breaker {
+    fn new(breaker: &BreakerHealth) -> Self {
+        let (recent_calls, recent_failures) = breaker.recent;
+        let FaultCounts { error, cut, overloaded, timeout } = breaker.faults;
+        Self {
+            mode: breaker.mode,
+            state: breaker.state,
+            next_probe_seconds: breaker.next_probe.map(|wait| wait.as_secs()),
+            recent_calls,
+            recent_failures,
+            opened: breaker.opened,
+            refused: breaker.refused,
+            failures: Failures { error, cut, overloaded, timeout },
+        }
+    }
+}
+
+impl From<ProcessHealth> for Process {
+    fn from(health: ProcessHealth) -> Self {
+        Self {
+            state: health.state,
+            reason: health.reason,
+            generation: health.generation,
+            pid: health.pid,
+            memory_bytes: health.memory,
+            database_bytes: health.databases,
+            turns: health.turns,
+            threads: health.threads,
+            last_disconnect: health.last_disconnect,
         }
     }
 }
@@ -238,12 +400,16 @@ mod tests {
     use super::*;
     use crate::model::Account as ModelAccount;
 
+    fn keys() -> KeyHealth {
+        crate::api::auth::Keys::new(&crate::config::AuthConfig::default()).health()
+    }
+
     #[test]
     fn the_account_is_described_and_not_identified() {
         let account =
             ModelAccount { identity: "secret-id".into(), kind: "chatgpt".into(), plan: Some("plus".into()) };
         let health = Health { ready: true, login: Some(LoginState::LoggedIn(account)), ..Health::default() };
-        let report = serde_json::to_value(Report::new(health)).unwrap();
+        let report = serde_json::to_value(Report::new(health, keys())).unwrap();
         assert_eq!(report["status"], "ready");
         assert_eq!(
             report["login"],
@@ -253,8 +419,34 @@ mod tests {
     }
 
     #[test]
+    fn every_route_under_v1_is_named() {
+        let mut routes = Vec::new();
+        for route in include_str!("router.rs").split(".route(").skip(1) {
+            let Some((path, methods)) = route.split_once('"').and_then(|(_, rest)| rest.split_once('"'))
+            else {
+                continue;
+            };
+            if !path.starts_with("/v1/") {
+                continue;
+            }
+            let methods = methods.split(".route_layer").next().unwrap_or_default();
+            let path = path.replace("{*", "{");
+            for method in ["get", "post", "delete"] {
+                if methods.contains(&format!("{method}(")) {
+                    routes.push(format!("{} {path}", method.to_uppercase()));
+                }
+            }
+        }
+        let mut named: Vec<_> = CAPABILITIES.iter().map(|(route, _)| (*route).to_owned()).collect();
+        routes.sort_unstable();
+        named.sort_unstable();
+        assert_eq!(routes, named);
+    }
+
+    #[test]
     fn draining_wins_over_ready() {
-        let status = |ready, draining| Report::new(Health { ready, draining, ..Health::default() }).status;
+        let status =
+            |ready, draining| Report::new(Health { ready, draining, ..Health::default() }, keys()).status;
         assert_eq!(status(true, true), "draining");
         assert_eq!(status(false, false), "not_ready");
     }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use self::beginning::Beginning;
 pub(crate) use self::forward::forwarded;
+use super::classes;
 use super::ignored::Ignored;
 use super::request_id::is_safe;
 use crate::model::{SessionId, SessionIdentity, SessionSource};
@@ -63,12 +64,14 @@ pub(crate) struct Caller {
     malformed: Vec<&'static str>,
     /// The trace is asked for.
     pub(crate) wants_trace: bool,
+    /// The class of task that it names.
+    pub(crate) task_class: Option<String>,
 }
 
 impl Caller {
     /// Reads the head.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let mut caller = Self::default();
+        let mut caller = Self { task_class: classes::header(headers), ..Self::default() };
         caller.session = first(
             |place| header(headers, place),
             |place| {
@@ -82,6 +85,18 @@ impl Caller {
         }
         caller
     }
+}
+
+/// What [`Caller::of`] reads of a head, as far as it is text: to be kept with a call that goes on without its
+/// request.
+pub(crate) fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
+    let sources = SOURCES.iter().filter_map(|source| match source.place {
+        SessionSource::Header(name) => Some(name),
+        _ => None,
+    });
+    let names = sources.chain([X_TRACE, classes::X_TASK_CLASS]);
+    let pairs = names.flat_map(|name| headers.get_all(name).iter().map(move |value| (name, value)));
+    pairs.filter_map(|(name, value)| Some((name.to_owned(), value.to_str().ok()?.to_owned()))).collect()
 }
 
 /// The request's session. A malformed name is passed over and reported; it never fails a request.

@@ -15,6 +15,11 @@ use super::images::{ImageFetcher, ImageSource};
 use crate::bridge::Bridge;
 use crate::model::Item;
 
+/// What an image, or audio, is taken for before it was read, tokens.
+const MEDIUM_TOKENS: usize = 1000;
+/// The same of a file.
+const FILE_TOKENS: usize = 4000;
+
 /// Items being collected; images, audio and files still where the client left them.
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
@@ -164,6 +169,13 @@ impl Draft {
         self.items.is_empty()
     }
 
+    /// About how many tokens it is, before anything has been fetched or read.
+    pub(crate) fn tokens(&self) -> u64 {
+        let bytes: usize = self.items.iter().map(Item::weight_of).sum();
+        let media = (self.images.len() + self.audio.len()) * MEDIUM_TOKENS + self.files.len() * FILE_TOKENS;
+        u64::try_from(bytes / 4 + media).unwrap_or(u64::MAX)
+    }
+
     /// What the model has to take.
     pub(crate) fn modalities(&self) -> Modalities {
         Modalities {
@@ -180,12 +192,18 @@ impl Draft {
         if let Some((index, call_id)) = first_without(&calls, &outputs) {
             return Some(Unpaired::Call { index, call_id });
         }
-        let refers =
-            |item: &Map<String, Value>| item.get("type").is_some_and(|kind| kind == "item_reference");
-        if history || self.items.iter().any(refers) {
+        if history || self.items.iter().any(is_reference) {
             return None;
         }
         first_without(&outputs, &calls).map(|(index, call_id)| Unpaired::Output { index, call_id })
+    }
+
+    /// Refuses references where the items themselves are to be kept: what they name may be gone sooner.
+    pub(crate) fn check_no_references(&self, param: &str) -> Result<(), ApiError> {
+        let place = self.items.iter().position(is_reference);
+        let Some(index) = place else { return Ok(()) };
+        let message = "An item reference cannot be kept in a conversation: send the item itself.";
+        Err(ApiError::invalid(format!("{param}[{index}]"), message).with_code("unsupported_value"))
     }
 
     /// The items, everything that they hold read.
@@ -266,6 +284,10 @@ fn first_without(halves: &[(usize, Half<'_>)], others: &[(usize, Half<'_>)]) -> 
     let others: HashSet<_> = others.iter().map(|(_, half)| half).collect();
     let (index, (_, call_id)) = halves.iter().find(|(_, half)| !others.contains(half))?;
     Some((*index, (*call_id).to_owned()))
+}
+
+fn is_reference(item: &Map<String, Value>) -> bool {
+    item.get("type").is_some_and(|kind| kind == "item_reference")
 }
 
 fn call_of(kind: &str) -> Option<&'static str> {

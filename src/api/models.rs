@@ -6,8 +6,10 @@ use axum::extract::{Path, RawQuery, State};
 use http::StatusCode;
 use serde::Serialize;
 
+use super::access::{hidden, may_use};
 use super::edge::Edge;
 use super::error::ApiError;
+use super::observe::Call;
 use crate::model::ModelInfo;
 
 /// `created` of every model, 2025-01-01: the catalogue has no dates, and the official shape wants one.
@@ -46,14 +48,15 @@ struct Details {
     web_search: Option<bool>,
 }
 
-/// The models that pickers show; hidden ones are there by their id.
+/// The models that pickers show, of those that the key may use; hidden ones are there by their id.
 pub(crate) async fn list(
     State(edge): State<Edge>,
+    call: Call,
     RawQuery(query): RawQuery,
 ) -> Result<Json<List>, ApiError> {
     let details = wants_details(query.as_deref());
     let models = edge.bridge.models().await?;
-    let shown = models.iter().filter(|model| !model.hidden);
+    let shown = models.iter().filter(|model| !model.hidden && may_use(&call, &edge.bridge, &model.id));
     let data = shown.map(|model| Model::new(&model.id, model, details)).collect();
     Ok(Json(List { object: "list", data }))
 }
@@ -61,12 +64,16 @@ pub(crate) async fn list(
 /// One model, by its catalogue id or an alias. An id may hold slashes.
 pub(crate) async fn retrieve(
     State(edge): State<Edge>,
+    call: Call,
     id: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Model>, ApiError> {
     let Path(id) =
         id.map_err(|_| ApiError::request(StatusCode::BAD_REQUEST, "The model id is not UTF-8."))?;
     let model = edge.bridge.resolve_model(Some(&id)).await?;
+    if !may_use(&call, &edge.bridge, &model.id) {
+        return Err(hidden(&id));
+    }
     Ok(Json(Model::new(&id, &model, wants_details(query.as_deref()))))
 }
 

@@ -15,14 +15,14 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tracing::Instrument;
 
-pub(crate) use self::call::Call;
 use self::call::internal;
-pub(crate) use self::envelope::Envelope;
+pub(crate) use self::call::{Call, FALLBACK_FAILED};
 use self::envelope::millis;
+pub(crate) use self::envelope::{Envelope, Session};
 use self::line::Line;
 use super::error::ApiError;
 use super::request_id::X_REQUEST_ID;
@@ -31,6 +31,21 @@ use super::request_id::X_REQUEST_ID;
 pub(crate) const X_PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
 /// The bridge's version.
 pub(crate) const X_VERSION: HeaderName = HeaderName::from_static("x-codex-bridge-version");
+
+/// The log line of a call that goes on in the background; written when it is dropped.
+pub(crate) struct BackgroundLine(Line);
+
+impl BackgroundLine {
+    pub(crate) fn new(call: Call) -> Self {
+        Self(Line { call, started: Instant::now(), head: None, ended: false })
+    }
+
+    /// It has ended, as a request with this status would have.
+    pub(crate) fn end(mut self, status: StatusCode) {
+        self.0.head = Some((status, self.0.started.elapsed()));
+        self.0.ended = true;
+    }
+}
 
 /// The outermost layer.
 pub(crate) async fn observe(mut request: Request, next: Next) -> Response {

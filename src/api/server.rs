@@ -1,14 +1,22 @@
-//! Connections: HTTP/1.1 and cleartext HTTP/2 on one listener, and the way down.
+//! Connections: HTTP/1.1 and cleartext HTTP/2 on every listener, their limits, and the way down.
 
+mod activity;
+mod full;
 mod lingering;
 mod refusals;
+mod room;
 #[cfg(test)]
 mod tests;
+mod write_limit;
 
-use std::future::Future;
-use std::pin::pin;
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,73 +26,98 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use self::activity::{Overdue, Patience};
+use self::full::Full;
+pub(crate) use self::full::refuse_if_full;
 use self::lingering::Lingering;
 use self::refusals::Refusals;
+use self::room::{Place, Room, Ticket};
+use self::write_limit::WriteLimit;
 use crate::config::ServerConfig;
 use crate::tasks::Tasks;
 
-/// Connections held at once; past it, new ones wait in the system's own bounded backlog.
-const MAX_CONNECTIONS: u32 = 4096;
 /// Requests at once on one HTTP/2 connection; past it, the client waits.
 const MAX_STREAMS: u32 = 256;
+/// Streams that an HTTP/2 client may reset before we have looked at them, and that we reset for its mistakes;
+/// past either, the connection is closed.
+const MAX_RESETS: usize = 64;
+/// Headers of one HTTP/2 request, bytes.
+const MAX_HEADERS: u32 = 64 * 1024;
 /// Between attempts to accept, while the system refuses (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// An HTTP/2 peer that is silent this long is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long an idle client may take to see that we close.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a connection beyond the limit is kept: enough to be told so.
+const STANDING_TIME: Duration = Duration::from_secs(5);
+
+/// Where a request comes from: beside it, for whoever counts failures.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// Serves `router` until `shutdown` resolves; then takes no new connection, lets open ones finish within
 /// `limit`, counted from there, and cuts the rest. A client that leaves drops its handler, and with it the
 /// turn.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     router: Router,
     config: &ServerConfig,
     shutdown: impl Future<Output = ()>,
     limit: Duration,
     tasks: &Tasks,
 ) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+    let room = Room::new(config.max_connections);
     let closing = Closing { draining: CancellationToken::new(), cut: tasks.stop_token().child_token() };
-    let header_timeout = config.header_timeout;
+    let patience = Patience { idle: config.header_timeout, write: config.write_timeout };
     let mut shutdown = pin!(shutdown);
     loop {
-        let accepted = accept(&listener, &connections);
-        // `accept` is cancel-safe: what it drops is a permit, or a connection that no one will serve.
-        let (stream, permit) = tokio::select! {
+        let accepted = accept(&listeners, &room);
+        // `accept` is cancel-safe: what it drops is a ticket.
+        let (stream, from, ticket) = tokio::select! {
             biased;
             () = &mut shutdown => break,
             accepted = accepted => accepted,
         };
-        let connection = Connection { router: router.clone(), header_timeout, closing: closing.clone() };
-        tasks.spawn("connection", connection.serve(stream, tasks.clone(), permit));
+        let connection = Connection { router: router.clone(), from, patience, closing: closing.clone() };
+        tasks.spawn("connection", connection.serve(stream, tasks.clone(), Arc::clone(&room), ticket));
     }
-    drop(listener);
+    drop(listeners);
     closing.draining.cancel();
-    let all_closed = connections.acquire_many(MAX_CONNECTIONS);
-    if tokio::time::timeout(limit, all_closed).await.is_err() {
-        let open = MAX_CONNECTIONS as usize - connections.available_permits();
+    if tokio::time::timeout(limit, room.emptied()).await.is_err() {
+        let open = room.count();
         tracing::warn!(open, "connections are still open after the drain and are cut");
         closing.cut.cancel();
     }
 }
 
 /// The next connection, once there is room for it.
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(listeners: &[TcpListener], room: &Arc<Room>) -> (TcpStream, SocketAddr, Ticket) {
+    let ticket = room.ticket().await;
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { std::future::pending().await };
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+        match accept_any(listeners).await {
+            Ok((stream, from)) => return (stream, from, ticket),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+/// The next connection of any of them; few, so that the first ones' advantage does not matter.
+async fn accept_any(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|cx| {
+        let mut accepted = listeners.iter().map(|listener| listener.poll_accept(cx));
+        accepted.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
 }
 
 #[derive(Clone)]
@@ -97,60 +130,106 @@ struct Closing {
 
 struct Connection {
     router: Router,
-    header_timeout: Duration,
+    from: SocketAddr,
+    patience: Patience,
     closing: Closing,
 }
 
 impl Connection {
-    /// Ends with the connection; the permit goes back then.
-    async fn serve(self, stream: TcpStream, tasks: Tasks, _permit: OwnedSemaphorePermit) {
+    /// Ends with the connection; its place goes back then.
+    async fn serve(self, stream: TcpStream, tasks: Tasks, room: Arc<Room>, ticket: Ticket) {
         // Events are small writes that must not wait for one another.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        let asked = Arc::new(AtomicBool::new(false));
+        let place = room.place(ticket).await;
+        let stream = WriteLimit::new(Refusals::new(Lingering::new(stream)), self.patience.write);
         let service = service_fn({
-            let asked = Arc::clone(&asked);
-            move |request: Request<Incoming>| {
-                asked.store(true, Ordering::Relaxed);
-                self.router.clone().oneshot(request.map(Body::new))
+            let (activity, router, peer) = (Arc::clone(&place.activity), self.router, Peer(self.from.ip()));
+            let seated = place.seated;
+            move |mut request: Request<Incoming>| {
+                let running = activity.begin();
+                request.extensions_mut().insert(peer);
+                if !seated {
+                    request.extensions_mut().insert(Full);
+                }
+                let answer = router.clone().oneshot(request.map(Body::new));
+                async move { Ok::<_, Infallible>(answer.await?.map(|body| running.answer(body))) }
             }
         });
-        let mut builder = auto::Builder::new(Spawner(tasks));
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.header_timeout);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .keep_alive_interval(PING_INTERVAL);
-        let stream = TokioIo::new(Refusals::new(Lingering::new(stream)));
-        let mut connection = pin!(builder.serve_connection(stream, service));
-        // The library's own limit starts once it knows the protocol; a client that says nothing at all, or
-        // half a preface, is ours to send away.
-        let mut first_request = pin!(tokio::time::sleep(self.header_timeout));
-        let mut waiting = true;
-        let mut serving = true;
-        loop {
-            // Every branch may be dropped and polled again: the connection keeps its own state.
-            tokio::select! {
-                ended = &mut connection => {
-                    if let Err(error) = ended {
-                        tracing::debug!(error = %error, "a connection ended early");
-                    }
+        let builder = builder(tasks, self.patience, place.seated);
+        let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        drive(connection, &place, self.patience, &self.closing).await;
+    }
+}
+
+/// What the library keeps to by itself.
+fn builder(tasks: Tasks, patience: Patience, keep_alive: bool) -> auto::Builder<Spawner> {
+    let mut builder = auto::Builder::new(Spawner(tasks));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience.idle).keep_alive(keep_alive);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_RESETS)
+        .max_header_list_size(MAX_HEADERS)
+        .keep_alive_interval(PING_INTERVAL);
+    builder
+}
+
+/// Runs a connection to its end, or to the limit of our patience with its client.
+async fn drive<C>(mut connection: Pin<&mut C>, place: &Place, mut patience: Patience, closing: &Closing)
+where
+    C: GracefulConnection<Error: Display>,
+{
+    let (mut serving, mut leaving, mut staying) = (true, false, false);
+    let mut check = pin!(tokio::time::sleep(patience.idle.min(patience.write)));
+    let mut told = pin!(tokio::time::sleep(STANDING_TIME));
+    loop {
+        // Every branch may be dropped and polled again: the connection keeps its own state.
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended early");
+                }
+                return;
+            }
+            () = closing.cut.cancelled() => return,
+            () = place.leave.cancelled(), if !staying => {
+                if place.activity.idle_since().is_some() {
                     return;
                 }
-                () = self.closing.cut.cancelled() => return,
-                () = self.closing.draining.cancelled(), if serving => {
-                    serving = false;
+                // Its request came at the last moment.
+                staying = true;
+            }
+            () = &mut told, if !place.seated => return,
+            () = closing.draining.cancelled(), if serving => {
+                serving = false;
+                // Who came just now is told that we stop, and not left without a word.
+                if place.activity.has_begun() {
                     connection.as_mut().graceful_shutdown();
                 }
-                () = &mut first_request, if waiting => {
-                    waiting = false;
-                    if !asked.load(Ordering::Relaxed) {
-                        return;
-                    }
-                }
+                (leaving, patience.idle) = (true, GOODBYE);
+                check.as_mut().reset(Instant::now() + GOODBYE);
             }
+            () = &mut check => match place.activity.overdue(patience) {
+                Ok(again) => {
+                    if !serving {
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    check.as_mut().reset(again);
+                }
+                Err(Overdue::Request) if !leaving => {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                    check.as_mut().reset(Instant::now() + GOODBYE);
+                }
+                Err(overdue) => {
+                    tracing::debug!(?overdue, "a client is no longer waited for");
+                    return;
+                }
+            },
         }
     }
 }

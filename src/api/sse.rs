@@ -191,3 +191,6 @@ fn steps_of((index, turn): (usize, impl Steps)) -> BoxStream<'static, (usize, Tu
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+#[cfg(test)]
+mod fuzz;

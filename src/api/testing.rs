@@ -13,6 +13,7 @@ use super::{Edge, router, spec};
 use crate::app_server::AppServer;
 use crate::bridge::Bridge;
 use crate::config::{Config, NamedToken};
+use crate::store::Documents;
 use crate::store::testing::Shelf;
 use crate::tasks::Tasks;
 
@@ -40,9 +41,14 @@ pub(crate) fn refusing() -> Bridge {
     bridge
 }
 
+/// An edge over [`refusing`], with documents in memory.
+pub(crate) fn edge(config: &Config) -> Edge {
+    Edge::new(refusing(), Arc::new(Documents::in_memory()), config, &Tasks::new()).expect("an edge")
+}
+
 /// All routes, over [`refusing`].
 pub(crate) fn routes(config: &Config) -> Router {
-    router(Edge::new(refusing(), config, &Tasks::new()).expect("an edge"))
+    router(edge(config))
 }
 
 /// An answer, read to its end.

@@ -18,7 +18,7 @@ use crate::config::RequestsConfig;
 use crate::model::ToolChoice;
 
 /// Choices of one request, as the official range has it.
-const MAX_CHOICES: i64 = 128;
+pub(super) const MAX_CHOICES: i64 = 128;
 /// Stop sequences of one request, as the official bound.
 const MAX_STOPS: usize = 4;
 
@@ -32,11 +32,13 @@ pub(super) struct Decoded {
     /// Choices; at least 1.
     pub(super) n: usize,
     pub(super) stream: bool,
+    /// The messages as they came, with `store: true`.
+    pub(super) to_keep: Option<Vec<Value>>,
     pub(super) ignored: Ignored,
 }
 
 /// Everything but the conversation.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
     pub(super) model: Option<String>,
     pub(super) effort: Option<String>,
@@ -68,6 +70,8 @@ pub(super) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
     let mut ignored = Ignored::default();
 
     let messages = body.array("messages")?.ok_or_else(|| missing("messages"))?;
+    let store = body.boolean("store")?.unwrap_or(false);
+    let to_keep = store.then(|| messages.clone());
     let messages = messages::decode(messages, &mut ignored)?;
     let stream = body.boolean("stream")?.unwrap_or(false);
     let n = match body.take("n") {
@@ -93,10 +97,14 @@ pub(super) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
     check_modalities(&mut body)?;
     apply_rest(FIELDS, body, &mut ignored)?;
     ignored.refuse_if(config.strict_params)?;
-    Ok(Decoded { messages, settings, n, stream, ignored })
+    Ok(Decoded { messages, settings, n, stream, to_keep, ignored })
 }
 
-fn take_stream_options(body: &mut Fields, stream: bool, ignored: &mut Ignored) -> Result<bool, ApiError> {
+pub(super) fn take_stream_options(
+    body: &mut Fields,
+    stream: bool,
+    ignored: &mut Ignored,
+) -> Result<bool, ApiError> {
     let Some(mut options) = body.object("stream_options")? else { return Ok(false) };
     if !stream {
         let message = "The 'stream_options' parameter is only allowed when 'stream' is enabled.";
@@ -168,7 +176,7 @@ fn take_limit(body: &mut Fields) -> Result<Option<u64>, ApiError> {
     Ok(limit.or(older))
 }
 
-fn take_stop(body: &mut Fields) -> Result<Vec<String>, ApiError> {
+pub(super) fn take_stop(body: &mut Fields) -> Result<Vec<String>, ApiError> {
     let stops = match body.take("stop") {
         None => return Ok(Vec::new()),
         Some(stop @ Value::String(_)) => vec![stop],

@@ -35,7 +35,8 @@ pub(crate) const FIELDS: &[Field] = &[
         "`true`: a schema that strict mode refuses is a 400; `false`: emulated as `json_object`; absent, it is \
          `false` officially: the backend holds the answer to a schema that strict mode takes, others are emulated",
     ),
-    Field::honoured("metadata").note("passed on within 4 KiB"),
+    Field::honoured("store").note("`true` keeps the completion and its messages for `store.document_ttl`"),
+    Field::honoured("metadata").note("kept with a stored completion, and passed on within 4 KiB"),
     Field::honoured("modalities").note("`text`"),
     Field::emulated("max_completion_tokens").note("counts the answer's text; past it the answer is cut"),
     Field::emulated("max_tokens").note("the older name"),
@@ -55,7 +56,6 @@ pub(crate) const FIELDS: &[Field] = &[
     Field::honoured("web_search_options.user_location.approximate.city"),
     Field::honoured("web_search_options.user_location.approximate.timezone"),
     Field::honoured("web_search_options.search_context_size"),
-    Field::ignored("store", Check::Flag, Neutral::Flag(false)),
     Field::ignored("temperature", Check::Number(0.0, 2.0), Neutral::Number(1.0)),
     Field::ignored("top_p", Check::Number(0.0, 1.0), Neutral::Number(1.0)),
     Field::ignored("presence_penalty", Check::Number(-2.0, 2.0), Neutral::Number(0.0)),

@@ -79,7 +79,7 @@ struct ChoiceState {
 
 /// Bytes written of each item with an id, so that an item's end adds only what its deltas left out.
 #[derive(Debug, Default)]
-struct Written {
+pub(super) struct Written {
     items: Vec<(String, usize)>,
     /// The item written last; empty before the first and after one without an id.
     last: String,
@@ -270,7 +270,7 @@ impl Encode for Chunks {
 
 impl Written {
     /// The text to write; a new item is set apart from the one before it.
-    fn add(&mut self, item: &str, text: &str) -> Option<String> {
+    pub(super) fn add(&mut self, item: &str, text: &str) -> Option<String> {
         if text.is_empty() {
             return None;
         }
@@ -286,7 +286,7 @@ impl Written {
     }
 
     /// What of the item's whole text has not been written.
-    fn rest<'a>(&self, item: &str, whole: &'a str) -> &'a str {
+    pub(super) fn rest<'a>(&self, item: &str, whole: &'a str) -> &'a str {
         let written = self.items.iter().find(|(id, _)| id == item).map_or(0, |(_, bytes)| *bytes);
         whole.get(written..).unwrap_or_default()
     }

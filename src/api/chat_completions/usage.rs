@@ -54,6 +54,20 @@ impl Totals {
     pub(super) fn get(&self) -> Option<CompletionUsage> {
         if self.unknown { None } else { self.sum }
     }
+
+    /// Of several prompts together.
+    pub(super) fn sum(all: &[Self]) -> Option<CompletionUsage> {
+        let add = |mut sum: CompletionUsage, one: CompletionUsage| {
+            sum.prompt_tokens += one.prompt_tokens;
+            sum.completion_tokens += one.completion_tokens;
+            sum.total_tokens += one.total_tokens;
+            sum.prompt_tokens_details.cached_tokens += one.prompt_tokens_details.cached_tokens;
+            sum.completion_tokens_details.reasoning_tokens += one.completion_tokens_details.reasoning_tokens;
+            sum
+        };
+        let all: Option<Vec<CompletionUsage>> = all.iter().map(Self::get).collect();
+        all?.into_iter().reduce(add)
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::ApiError;
 use crate::bridge::BridgeError;
+use crate::store::StoreError;
 
 impl From<BridgeError> for ApiError {
     fn from(error: BridgeError) -> Self {
@@ -40,6 +41,10 @@ impl From<BridgeError> for ApiError {
                 "server_overloaded"
             }
             BridgeError::Unavailable { .. } => "app_server_unavailable",
+            BridgeError::BreakerOpen { retry_after: wait } => {
+                retry_after = Some(wait);
+                "upstream_unavailable"
+            }
             BridgeError::Draining => "shutting_down",
             BridgeError::Interrupted => "interrupted",
             BridgeError::Timeout { .. } => "timeout",
@@ -48,6 +53,19 @@ impl From<BridgeError> for ApiError {
             BridgeError::ConnectionLost { .. } => "app_server_connection_lost",
         };
         Self { retry_after, ..Self::new(code, message) }
+    }
+}
+
+/// Of the documents; what of the responses' store fails, the engine tells.
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let (code, message) = match &error {
+            StoreError::Unavailable { .. } => ("store_unavailable", "The store is not available now."),
+            StoreError::Refused { .. } => ("store_full", "The store takes nothing more now."),
+            StoreError::Unreadable { .. } => ("internal_error", "What is stored cannot be read."),
+        };
+        tracing::warn!(%error, "the documents could not be used");
+        Self::new(code, message)
     }
 }
 

@@ -78,9 +78,14 @@ impl Row {
     }
 }
 
-/// The row of `code`, where it is one of ours.
+/// The row of `code`, where it is one of ours: the first, where it has several statuses.
 pub(crate) fn find(code: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.code == code)
+}
+
+/// The row of `code` at `status`.
+pub(crate) fn find_at(code: &str, status: u16) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.code == code && row.status == status)
 }
 
 /// All of them, in the order of the README.
@@ -92,6 +97,8 @@ pub(crate) static ROWS: &[Row] = &[
     invalid("invalid_type", "a field has the wrong JSON type"),
     invalid("invalid_value", "a value is not one of those allowed"),
     invalid("invalid_parameter_combination", "two fields contradict one another"),
+    invalid("mutually_exclusive_parameters", "two fields of which a request has one"),
+    invalid("duplicate_item", "an item has the id of another one of its conversation"),
     invalid("empty_array", "a list wants an entry"),
     invalid("array_above_max_length", "a list is too long"),
     invalid("object_above_max_properties", "an object has too many entries"),
@@ -101,6 +108,7 @@ pub(crate) static ROWS: &[Row] = &[
     invalid("integer_below_min_value", "a number is too small"),
     invalid("decimal_above_max_value", "a number is too large"),
     invalid("decimal_below_min_value", "a number is too small"),
+    invalid("unknown_task_class", "no such task class; the message names those there are"),
     invalid("unsupported_parameter", "a field that cannot be had here; one without effect under `requests.strict_params`"),
     invalid("unsupported_value", "a value that cannot be had here, or not with this model"),
     invalid("unsupported_tool", "a tool that is not served"),
@@ -132,11 +140,22 @@ pub(crate) static ROWS: &[Row] = &[
         .about(Param::Is("previous_response_id")),
     invalid("chain_too_long", "the conversation has more items than `continuation.max_chain_items`")
         .about(Param::Is("previous_response_id")),
+    invalid("previous_response_in_progress", "a background response that has not ended cannot be continued yet")
+        .about(Param::Is("previous_response_id")),
+    invalid("stream_expired", "the events of a background response are no longer kept, or those of another bridge's (`background.*`); it can still be read")
+        .about(Param::Is("stream")),
+    invalid("conversation_too_long", "the conversation has more items than `continuation.max_chain_items`")
+        .about(Param::Is("conversation")),
     row(401, INVALID, "invalid_api_key", "no token, or a wrong one"),
     row(401, AUTHENTICATION, "login_required", "nobody is logged in, or the login has run out: `codex login`"),
     row(403, INVALID, "origin_not_allowed", "a web page calls that `server.allowed_origins` does not name"),
     row(403, INVALID, "host_not_allowed", "a `Host` that is not ours"),
     invalid("model_not_found", "no such model, or not for this account").at(404).about(Param::Is("model")),
+    row(403, INVALID, "model_not_found", "a model that the key may not use (`models` of the key)"),
+    row(404, INVALID, "response_not_found", "no such stored response: unknown, expired, deleted, another key's, or made with `store: false`"),
+    row(404, INVALID, "conversation_not_found", "no such conversation: unknown, expired, deleted, or another key's").about(Param::Field),
+    row(404, INVALID, "item_not_found", "the conversation has no such item"),
+    row(404, INVALID, "completion_not_found", "no such stored chat completion: unknown, expired, deleted, another key's, or made without `store: true`"),
     row(404, INVALID, "unknown_url", "no such route"),
     row(404, INVALID, "endpoint_not_served", "an official route that is not served"),
     row(405, INVALID, "method_not_supported", "the route has other methods"),
@@ -144,11 +163,13 @@ pub(crate) static ROWS: &[Row] = &[
     row(413, INVALID, "request_too_large", "the body is larger than `server.max_body_bytes`"),
     row(414, INVALID, "uri_too_long", "the request's address is too long; the connection closes"),
     row(415, INVALID, "unsupported_media_type", "the body is no JSON by its type, or is compressed"),
-    row(429, LIMIT, "rate_limit_exceeded", "our queue is full, or the backend refuses the rate")
+    row(429, LIMIT, "rate_limit_exceeded", "our queue is full, the key's requests or tokens a minute are used up, or the backend refuses the rate")
         .retry()
-        .after("the queue's pace; upstream, what the backend names; else the app-server's last pause between two attempts; else 5", Some(5)),
-    row(429, LIMIT, "usage_limit_reached", "the account's usage window, budget or quota is used up; the message names the reset")
+        .after("the queue's pace; the time until the key has enough again; upstream, what the backend names; else the app-server's last pause between two attempts; else 5", Some(5)),
+    row(429, LIMIT, "usage_limit_reached", "the account's usage window, budget or quota is used up, or what is left of it is the owner's (`upstream.reserve_percent`); the message names the reset")
         .after("until the window starts anew, where that is known", None),
+    row(429, LIMIT, "too_many_failed_keys", "too many wrong tokens from this address, or too many at once")
+        .after("when the next one is looked at", Some(1)),
     row(431, INVALID, "request_header_fields_too_large", "the request's head is too large; the connection closes"),
     row(500, SERVER, "internal_error", "a fault of the bridge").retry(),
     row(502, SERVER, "upstream_error", "the backend failed, after all retries of the app-server's").retry(),
@@ -163,11 +184,17 @@ pub(crate) static ROWS: &[Row] = &[
     row(502, SERVER, "tool_choice_not_honoured", "the answer lacks the call that was required, and asking once more did not help"),
     row(502, SERVER, "invalid_tool_input", "a tool was called with what its `strict: true` schema or grammar does not allow, and asking once more did not help, or came too late in a stream"),
     row(502, SERVER, "invalid_structured_output", "the answer has not the form that was asked for, and one repair did not help"),
-    row(502, SERVER, "app_server_connection_lost", "the connection to the app-server broke under the call").retry(),
+    row(502, SERVER, "app_server_connection_lost", "the connection to the app-server broke under the call, after something was told or twice").retry(),
     row(502, SERVER, "app_server_unreadable", "the app-server speaks another protocol"),
     row(503, SERVER, "server_overloaded", "the backend or the app-server has too much to do, or there is no room for the body (`server.body_memory`)").retry().after(UPSTREAM_WAIT, Some(5)),
     row(503, SERVER, "app_server_unavailable", "there is no app-server to ask, for now").retry().after("2", Some(2)),
-    row(503, SERVER, "store_unavailable", "the previous response may be in the response store, which is down").retry().after("2", Some(2)),
+    row(503, SERVER, "upstream_unavailable", "the backend has failed too often of late (`breaker.mode = \"enforce\"`)").retry().after("until the next probe of the backend", None),
+    row(503, SERVER, "store_unavailable", "what is referred to may be in the response store, which is down").retry().after("2", Some(2)),
+    row(503, SERVER, "store_full", "what was to be kept is not: the store is full (`store.max_document_bytes`) or takes no changes"),
+    row(503, SERVER, "bridge_restarted", "in a background response: the bridge ended after its stream had begun, or three times under it").retry(),
+    row(503, SERVER, "too_many_connections", "as many connections as `server.max_connections` have requests; the connection closes")
+        .retry()
+        .after("1", Some(1)),
     row(503, SERVER, "file_reader_unavailable", "the process that reads PDFs could not be started").retry(),
     row(503, SERVER, "shutting_down", "the bridge is stopping").retry().after("5", Some(5)),
     row(503, SERVER, "interrupted", "the turn was stopped, by the bridge on its way down or by somebody else").retry(),

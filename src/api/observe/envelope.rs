@@ -1,10 +1,12 @@
 //! The trace as its caller sees it: the member `bridge`, which no official object has.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::model::{Ended, Rebuilt, RequestId, Route, Trace};
+use crate::api::classes;
+use crate::api::time::unix_seconds;
+use crate::model::{Ended, Rebuilt, RequestId, Route, SessionIdentity, Trace};
 
 /// `bridge`: of a Response, a completion, a stream's last chunk, an error.
 #[derive(Debug, Clone, Serialize)]
@@ -17,6 +19,9 @@ pub(crate) struct Envelope {
 struct Told {
     request: Request,
     session: Option<Session>,
+    task_class: Option<classes::Told>,
+    /// What became of it at the fallback, where it was asked.
+    fallback: Option<&'static str>,
     /// The first answer's; nothing is known before there is one.
     #[serde(flatten)]
     answer: Answer,
@@ -34,7 +39,7 @@ struct Request {
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct Session {
+pub(crate) struct Session {
     id: String,
     source: &'static str,
     /// The header's name or the field's path.
@@ -50,6 +55,7 @@ struct Answer {
     phases_ms: PhasesMs,
     turns: u32,
     retries: u32,
+    reruns: u32,
     ended: Option<&'static str>,
 }
 
@@ -82,18 +88,23 @@ struct PhasesMs {
 
 impl Envelope {
     /// One answer a trace, in order.
-    pub(super) fn new(request: &RequestId, target: String, ignored: Vec<String>, traces: &[Trace]) -> Self {
+    pub(super) fn new(
+        request: &RequestId,
+        target: String,
+        ignored: Vec<String>,
+        task_class: Option<classes::Told>,
+        fallback: Option<&'static str>,
+        traces: &[Trace],
+    ) -> Self {
         let first = traces.first();
-        let session = first.and_then(|trace| trace.session.as_ref()).map(|session| Session {
-            id: session.id().to_string(),
-            source: session.source().as_str(),
-            name: session.source().name(),
-        });
+        let session = first.and_then(|trace| trace.session.as_ref()).map(Session::of);
         let several = if traces.len() > 1 { traces } else { &[] };
         Self {
             trace: Told {
                 request: Request { id: request.to_string(), target },
                 session,
+                task_class,
+                fallback,
                 answer: first.map(Answer::new).unwrap_or_default(),
                 ignored,
                 choices: several.iter().map(Answer::new).collect(),
@@ -102,10 +113,16 @@ impl Envelope {
     }
 }
 
+impl Session {
+    pub(crate) fn of(session: &SessionIdentity) -> Self {
+        let (id, source) = (session.id().to_string(), session.source());
+        Self { id, source: source.as_str(), name: source.name() }
+    }
+}
+
 impl Answer {
     fn new(trace: &Trace) -> Self {
         let phases = &trace.phases;
-        let expires_at = trace.kept.and_then(|kept| kept.expires_at.duration_since(UNIX_EPOCH).ok());
         Self {
             route: trace.route.map(Route::as_str),
             rebuilt_because: trace.rebuilt_because.map(Rebuilt::as_str),
@@ -120,7 +137,7 @@ impl Answer {
                 previous_response_id: trace.previous.as_ref().map(ToString::to_string),
                 chain_length: trace.chain_length,
                 kept: trace.kept.map(|kept| kept.durability),
-                expires_at: expires_at.map(|at| at.as_secs()),
+                expires_at: trace.kept.map(|kept| unix_seconds(kept.expires_at)),
             },
             phases_ms: PhasesMs {
                 queued: phases.queued.map(millis),
@@ -130,6 +147,7 @@ impl Answer {
             },
             turns: trace.turns,
             retries: trace.retries,
+            reruns: trace.reruns,
             ended: trace.ended.map(Ended::as_str),
         }
     }

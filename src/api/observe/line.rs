@@ -6,7 +6,8 @@ use http::StatusCode;
 
 use super::call::Call;
 use super::envelope::millis;
-use crate::model::{Ended, KeyId, Rebuilt, Route, Trace};
+use crate::api::classes::{Chosen, Fate};
+use crate::model::{Ended, Rebuilt, Route, Trace};
 
 /// Written when it is dropped: after the last byte of the body, or when the client has left.
 pub(super) struct Line {
@@ -17,8 +18,30 @@ pub(super) struct Line {
     pub(super) ended: bool,
 }
 
+impl Line {
+    /// Adds it to the figures of its class, where the engine was asked.
+    fn count(&self, class: Option<&Chosen>, traces: &[Trace]) {
+        let Some(class) = class.filter(|_| !traces.is_empty()) else { return };
+        let refused =
+            self.head.is_none_or(|(status, _)| status.is_client_error() || status.is_server_error());
+        let fate = if !self.ended {
+            Fate::Abandoned
+        } else if self.call.stand_in().is_some() {
+            // What is noted is why the native path did not.
+            Fate::Answered
+        } else if refused || self.call.notes.error.get().is_some() {
+            Fate::Failed
+        } else {
+            Fate::Answered
+        };
+        let usage = traces.iter().filter_map(|trace| trace.usage);
+        class.figures().add(fate, usage, self.started.elapsed());
+    }
+}
+
 impl Drop for Line {
     fn drop(&mut self) {
+        self.call.settle();
         let notes = &self.call.notes;
         let path = self.call.path();
         let status = self.head.map(|(status, _)| status.as_u16());
@@ -27,6 +50,13 @@ impl Drop for Line {
         let first = traces.first().cloned().unwrap_or_default();
         let session = first.session.as_ref();
         let tokens = Tokens::of(&traces);
+        let fallback = notes.fallback.get().copied();
+        let route = match self.call.stand_in() {
+            Some(_) => Some("fallback"),
+            None => first.route.map(Route::as_str),
+        };
+        let class = notes.class.get();
+        self.count(class, &traces);
         // One statement per level, because a level is fixed where it is written.
         macro_rules! line {
             ($level:ident) => {
@@ -38,10 +68,12 @@ impl Drop for Line {
                     ms = millis(self.started.elapsed()),
                     request_id = %self.call.request_id,
                     response_id = first.response_id.as_ref().map(tracing::field::display),
-                    key = notes.key.get().map(KeyId::as_str),
+                    key = notes.key.get().map(|key| key.id.as_str()),
+                    task_class = class.map(Chosen::name),
                     session = session.map(|session| session.id().as_str()),
                     session_source = session.map(|session| session.source().as_str()),
-                    route = first.route.map(Route::as_str),
+                    route,
+                    fallback,
                     rebuilt_because = first.rebuilt_because.map(Rebuilt::as_str),
                     thread_id = first.thread.as_ref().map(tracing::field::display),
                     turn_id = first.turn.as_ref().map(tracing::field::display),
@@ -54,6 +86,7 @@ impl Drop for Line {
                     answers = traces.len(),
                     turns = traces.iter().map(|trace| trace.turns).sum::<u32>(),
                     retries = traces.iter().map(|trace| trace.retries).sum::<u32>(),
+                    reruns = traces.iter().map(|trace| trace.reruns).sum::<u32>(),
                     input_tokens = tokens.input,
                     cached_tokens = tokens.cached,
                     output_tokens = tokens.output,

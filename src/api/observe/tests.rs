@@ -148,6 +148,7 @@ async fn the_line_has_what_the_trace_has() {
             (trace.thread, trace.turn) = (Some(ThreadId::new("t")), Some(TurnId::new("u")));
             trace.phases = Phases { queued: Some(Duration::from_millis(7)), ..Phases::default() };
             (trace.turns, trace.retries, trace.usage) = (1, 2, Some(usage));
+            trace.reruns = 1;
             (trace.generation, trace.ended) = (Some(3), Some(Ended::Answered));
         });
     }
@@ -171,6 +172,7 @@ async fn the_line_has_what_the_trace_has() {
         ("answers", 2),
         ("turns", 2),
         ("retries", 4),
+        ("reruns", 2),
         ("input_tokens", 20),
         ("output_tokens", 5),
     ] {

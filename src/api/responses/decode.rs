@@ -44,6 +44,7 @@ pub(crate) struct Decoded {
     pub(crate) model: Option<String>,
     pub(crate) input: Draft,
     pub(crate) previous: Option<ResponseId>,
+    pub(crate) conversation: Option<String>,
     /// For the backend; `None` for its default.
     pub(crate) service_tier: Option<String>,
     pub(crate) format: Format,
@@ -64,12 +65,28 @@ pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
 
     let model = body.string("model")?.filter(|model| !model.is_empty());
     let previous = body.string("previous_response_id")?.map(ResponseId::new);
-    let input = take_input(&mut body, previous.is_some(), &mut ignored)?;
+    let conversation = take_conversation(&mut body, &mut ignored)?;
+    if previous.is_some() && conversation.is_some() {
+        let message = "Mutually exclusive parameters: Ensure you are only providing one of: \
+                       'previous_response_id' or 'conversation'.";
+        return Err(
+            ApiError::invalid("previous_response_id", message).with_code("mutually_exclusive_parameters")
+        );
+    }
+    let input = take_input(&mut body, previous.is_some() || conversation.is_some(), &mut ignored)?;
+    if conversation.is_some() {
+        input.check_no_references("input")?;
+    }
     let stream = body.boolean("stream")?.unwrap_or(false);
     if let Some(options) = body.object("stream_options")? {
         apply_rest(FIELDS, options, &mut ignored)?;
     }
     let store = body.boolean("store")?.unwrap_or(true);
+    let background = body.boolean("background")?.unwrap_or(false);
+    if background && !store {
+        let message = "Background mode requires 'store' to be true.";
+        return Err(ApiError::invalid("background", message).with_code("invalid_parameter_combination"));
+    }
     let (format, text) = take_text(&mut body, &mut ignored)?;
     let tools = Tools::read(&mut body, Dialect::Responses, config.unknown_tools, &mut ignored)?;
     let max_output_tokens = read::token_limit(&mut body, "max_output_tokens", LEAST_TOKENS)?;
@@ -79,10 +96,13 @@ pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
         instructions: body.string("instructions")?,
         metadata: read::metadata(&mut body)?,
         previous_response_id: previous.as_ref().map(ToString::to_string),
+        conversation: conversation.clone(),
         reasoning: take_reasoning(&mut body, &mut ignored)?,
         text,
         service_tier: tier.shown.unwrap_or("default"),
         store,
+        background,
+        streamed: background && stream,
         encrypted_reasoning: include.encrypted_reasoning,
         max_output_tokens,
         tools: tools.echo.clone(),
@@ -98,6 +118,7 @@ pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
         model,
         input,
         previous,
+        conversation,
         service_tier: tier.sent.map(str::to_owned),
         format,
         tools,
@@ -107,6 +128,21 @@ pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
         echo,
         ignored,
     })
+}
+
+/// An id, or an object that has it.
+fn take_conversation(body: &mut Fields, ignored: &mut Ignored) -> Result<Option<String>, ApiError> {
+    match body.take("conversation") {
+        None => Ok(None),
+        Some(Value::String(id)) => Ok(Some(id)),
+        Some(Value::Object(fields)) => {
+            let mut fields = Fields::new("conversation", fields);
+            let id = fields.required_string("id")?;
+            apply_rest(FIELDS, fields, ignored)?;
+            Ok(Some(id))
+        }
+        Some(other) => Err(wrong_type("conversation", "a string or an object", &other)),
+    }
 }
 
 fn take_input(body: &mut Fields, history: bool, ignored: &mut Ignored) -> Result<Draft, ApiError> {

@@ -3,11 +3,13 @@
 
 mod item;
 
+use serde_json::Value;
+
 use self::item::OpenItem;
 use super::output::{self, official_items};
 use super::wire::{Body, Event, Head, OutputItem, Place, Progress, Response, What};
 use crate::api::error::ApiError;
-use crate::api::observe::Call;
+use crate::api::observe::{Call, Envelope};
 use crate::api::sse::{Encode, Frames};
 use crate::bridge::BridgeError;
 use crate::model::{Outcome, TurnEvent, Usage};
@@ -81,7 +83,7 @@ impl Events {
     }
 
     fn completed(&mut self, outcome: &Outcome, out: &mut Frames) {
-        let output = official_items(&outcome.output, &self.head);
+        let output = official_items(&outcome.output, self.head.form());
         for item in &output {
             self.end_item(item.clone(), out);
         }
@@ -96,17 +98,51 @@ impl Events {
         self.response(kind, Progress::ended(outcome.incomplete), &output, outcome.usage, out);
     }
 
-    fn failed(&mut self, error: BridgeError, out: &mut Frames) {
-        let error = ApiError::from(error);
-        self.call.note_error(&error);
+    /// Ends with a failure, where nothing has ended it yet.
+    pub(super) fn fail(&mut self, error: &ApiError, out: &mut Frames) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.failed(error, out);
+        }
+    }
+
+    fn failed(&mut self, error: &ApiError, out: &mut Frames) {
+        self.call.note_error(error);
+        let output = self.done();
+        let message = error.named_message();
+        let progress = Progress::Failed { code: error.response_code(), message: &message };
+        self.response("response.failed", progress, &output, None, out);
+    }
+
+    /// What is told of a response that waits for its turn.
+    pub(super) fn queued(&mut self, out: &mut Frames) {
+        self.response("response.created", Progress::Queued, &[], None, out);
+        self.response("response.queued", Progress::Queued, &[], None, out);
+    }
+
+    /// What is told once its turn has come, which names the model.
+    pub(super) fn in_progress(&mut self, model: String, out: &mut Frames) {
+        self.head.model = model;
+        self.response("response.in_progress", Progress::Running, &[], None, out);
+    }
+
+    /// The response object as it stands, with the items that are done.
+    pub(super) fn object(&self, progress: Progress<'_>) -> Value {
+        let output = self.done();
+        let response = Response::new(&self.head, progress, &output, None).with_trace(self.trace(progress));
+        serde_json::to_value(response).unwrap_or_default()
+    }
+
+    fn done(&self) -> Vec<OutputItem> {
         let done = self.items.iter().filter_map(|slot| match slot {
             Slot::Done(item) => Some(item.clone()),
             Slot::Open(_) => None,
         });
-        let output: Vec<OutputItem> = done.collect();
-        let message = error.named_message();
-        let progress = Progress::Failed { code: error.response_code(), message: &message };
-        self.response("response.failed", progress, &output, None, out);
+        done.collect()
+    }
+
+    fn trace(&self, progress: Progress<'_>) -> Option<Envelope> {
+        let is_over = !matches!(progress, Progress::Queued | Progress::Running);
+        is_over.then(|| self.call.envelope()).flatten()
     }
 
     /// An event that carries the whole response.
@@ -118,7 +154,7 @@ impl Events {
         usage: Option<Usage>,
         out: &mut Frames,
     ) {
-        let trace = if matches!(progress, Progress::Running) { None } else { self.call.envelope() };
+        let trace = self.trace(progress);
         let response = Box::new(Response::new(&self.head, progress, output, usage).with_trace(trace));
         Emit { sequence_number: &mut self.sequence_number, out }.event(kind, Body::Response { response });
     }
@@ -163,7 +199,7 @@ impl Encode for Events {
                 }
             }
             TurnEvent::ItemDone(item) => {
-                if let Some(done) = output::official(&item, self.items.len(), &self.head) {
+                if let Some(done) = output::official(&item, self.items.len(), self.head.form()) {
                     self.end_item(done, out);
                 }
             }
@@ -176,7 +212,7 @@ impl Encode for Events {
         }
         match result {
             Ok(outcome) => self.completed(&outcome, out),
-            Err(error) => self.failed(error, out),
+            Err(error) => self.failed(&error.into(), out),
         }
     }
 

@@ -49,12 +49,21 @@ const OF_AN_IMAGE: &[&str] = &["action", "background", "output_format", "quality
 pub(crate) fn decode(input: Value, draft: &mut Draft, ignored: &mut Ignored) -> Result<(), ApiError> {
     match input {
         Value::String(text) => draft.message("user", vec![Part::text("user", text)]),
-        Value::Array(items) => {
-            for (index, item) in items.into_iter().enumerate() {
-                decode_item(Fields::of(format!("input[{index}]"), item)?, draft, ignored)?;
-            }
-        }
+        Value::Array(items) => decode_items("input", items, draft, ignored)?,
         other => return Err(wrong_type("input", "a string or an array of items", &other)),
+    }
+    Ok(())
+}
+
+/// The same for a list of items; `param` is how errors name it.
+pub(crate) fn decode_items(
+    param: &str,
+    items: Vec<Value>,
+    draft: &mut Draft,
+    ignored: &mut Ignored,
+) -> Result<(), ApiError> {
+    for (index, item) in items.into_iter().enumerate() {
+        decode_item(Fields::of(format!("{param}[{index}]"), item)?, draft, ignored)?;
     }
     Ok(())
 }

@@ -3,21 +3,32 @@
 
 use serde_json::{Map, Value, json};
 
-use super::wire::{Head, OutputItem};
+use super::wire::{Form, OutputItem};
 use crate::model::Item;
 
 /// All items that have an official form, in order.
-pub(crate) fn official_items(items: &[Item], head: &Head) -> Vec<OutputItem> {
+pub(crate) fn official_items(items: &[Item], form: Form<'_>) -> Vec<OutputItem> {
     let mut output = Vec::with_capacity(items.len());
     for item in items {
-        output.extend(official(item, output.len(), head));
+        output.extend(official(item, output.len(), form));
     }
     output
 }
 
+/// The items with the ids that [`official_items`] gives them; those without an official form get none.
+pub(crate) fn with_ids(items: &[Item], form: Form<'_>) -> Vec<(Option<String>, Item)> {
+    let mut told = 0;
+    let with_id = |item: &Item| {
+        let official = official(item, told, form);
+        told += usize::from(official.is_some());
+        (official.as_ref().map(id).map(str::to_owned), item.clone())
+    };
+    items.iter().map(with_id).collect()
+}
+
 /// The item in its official form; `None` if it has none: nothing a client could have asked for. `index` is
 /// its place in the output, from which an item without an id gets one.
-pub(crate) fn official(item: &Item, index: usize, head: &Head) -> Option<OutputItem> {
+pub(crate) fn official(item: &Item, index: usize, form: Form<'_>) -> Option<OutputItem> {
     let mut out = Map::new();
     let prefix = match item.kind() {
         "message" if item.str("role") == Some("assistant") => "msg",
@@ -32,11 +43,11 @@ pub(crate) fn official(item: &Item, index: usize, head: &Head) -> Option<OutputI
             return None;
         }
     };
-    out.insert("id".into(), item.id().map_or_else(|| made_id(prefix, index, head), str::to_owned).into());
+    out.insert("id".into(), item.id().map_or_else(|| made_id(prefix, index, form), str::to_owned).into());
     out.insert("type".into(), item.kind().into());
     match item.kind() {
         "message" => message(item, &mut out),
-        "reasoning" => reasoning(item, &mut out, head.echo.encrypted_reasoning),
+        "reasoning" => reasoning(item, &mut out, form.encrypted_reasoning),
         "function_call" => call(item, &mut out, "arguments"),
         "custom_tool_call" => call(item, &mut out, "input"),
         "web_search_call" => web_search_call(item, &mut out),
@@ -95,8 +106,8 @@ pub(crate) fn begun_unknown(kind: &str, id: &str) -> OutputItem {
 }
 
 /// The same for the same item of the same response, in the stream and in the final object.
-fn made_id(prefix: &str, index: usize, head: &Head) -> String {
-    let response = head.id.strip_prefix("resp_").unwrap_or(&head.id);
+fn made_id(prefix: &str, index: usize, form: Form<'_>) -> String {
+    let response = form.id.strip_prefix("resp_").unwrap_or(form.id);
     format!("{prefix}_{response}{index:02x}")
 }
 

@@ -1,23 +1,35 @@
 //! The Response object and the stream's events as they stand on the wire.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::api::observe::Envelope;
+use crate::api::time::unix_seconds;
 use crate::model::{IncompleteReason, Usage};
+
+/// Fields of a response object that its record tells by itself.
+pub(super) const TOLD_BY_RECORD: &[&str] =
+    &["id", "status", "completed_at", "error", "incomplete_details", "model", "output", "usage"];
+/// Ours, in what is kept of a response object: whether its reasoning items carry their encrypted content.
+pub(super) const ENCRYPTED_REASONING: &str = "encrypted_reasoning";
+/// Ours, in the same place: whether a background response was asked for as a stream.
+pub(super) const STREAMED: &str = "streamed";
 
 /// An output item, in official fields only.
 pub(crate) type OutputItem = Map<String, Value>;
 
 /// What an answer repeats of its request.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the request's")]
 pub(crate) struct Echo {
     pub(crate) instructions: Option<String>,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) previous_response_id: Option<String>,
+    pub(crate) conversation: Option<String>,
     pub(crate) reasoning: ReasoningEcho,
     pub(crate) text: TextEcho,
     pub(crate) service_tier: &'static str,
@@ -29,6 +41,9 @@ pub(crate) struct Echo {
     pub(crate) user: Option<String>,
     pub(crate) safety_identifier: Option<String>,
     pub(crate) prompt_cache_key: Option<String>,
+    pub(crate) background: bool,
+    /// Whether a background response can be streamed again; not repeated itself.
+    pub(crate) streamed: bool,
     /// Whether reasoning items carry their encrypted content; not repeated itself.
     pub(crate) encrypted_reasoning: bool,
 }
@@ -63,10 +78,27 @@ pub(crate) struct Head {
     pub(crate) echo: Echo,
 }
 
+/// What the form of output items hangs on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Form<'a> {
+    /// Of the response.
+    pub(crate) id: &'a str,
+    /// Whether reasoning items carry their encrypted content.
+    pub(crate) encrypted_reasoning: bool,
+}
+
+impl Head {
+    pub(crate) fn form(&self) -> Form<'_> {
+        Form { id: &self.id, encrypted_reasoning: self.echo.encrypted_reasoning }
+    }
+}
+
 /// How far a response has come.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Progress<'a> {
+    Queued,
     Running,
+    Cancelled,
     Completed {
         /// Unix seconds.
         at: u64,
@@ -89,6 +121,8 @@ pub(crate) struct Response<'a> {
     status: &'static str,
     background: bool,
     completed_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conversation: Option<ConversationEcho<'a>>,
     error: Option<ResponseError<'a>>,
     incomplete_details: Option<IncompleteDetails>,
     instructions: Option<&'a str>,
@@ -124,6 +158,11 @@ pub(crate) struct Response<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct ConversationEcho<'a> {
+    id: &'a str,
+}
+
+#[derive(Debug, Serialize)]
 struct ResponseError<'a> {
     code: &'static str,
     message: &'a str,
@@ -141,7 +180,7 @@ struct Reasoning<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct ResponseUsage {
+pub(super) struct ResponseUsage {
     input_tokens: u64,
     input_tokens_details: InputTokensDetails,
     output_tokens: u64,
@@ -169,7 +208,9 @@ impl<'a> Response<'a> {
     ) -> Self {
         let echo = &head.echo;
         let (status, completed_at, error) = match progress {
+            Progress::Queued => ("queued", None, None),
             Progress::Running => ("in_progress", None, None),
+            Progress::Cancelled => ("cancelled", None, None),
             Progress::Completed { at } => ("completed", Some(at), None),
             Progress::Incomplete { .. } => ("incomplete", None, None),
             Progress::Failed { code, message } => ("failed", None, Some(ResponseError { code, message })),
@@ -183,8 +224,9 @@ impl<'a> Response<'a> {
             object: "response",
             created_at: head.created_at,
             status,
-            background: false,
+            background: echo.background,
             completed_at,
+            conversation: echo.conversation.as_deref().map(|id| ConversationEcho { id }),
             error,
             incomplete_details,
             instructions: echo.instructions.as_deref(),
@@ -221,14 +263,25 @@ impl<'a> Response<'a> {
     }
 }
 
+/// What is kept of the response object with its record: all but what the record itself tells.
+pub(crate) fn kept_head(head: &Head) -> Option<Arc<str>> {
+    let mut object = serde_json::to_value(Response::new(head, Progress::Running, &[], None)).ok()?;
+    let fields = object.as_object_mut()?;
+    fields.retain(|name, _| !TOLD_BY_RECORD.contains(&name.as_str()));
+    // Not repeated by the object, and wanted for its items.
+    fields.insert(ENCRYPTED_REASONING.into(), head.echo.encrypted_reasoning.into());
+    if head.echo.streamed {
+        fields.insert(STREAMED.into(), true.into());
+    }
+    Some(object.to_string().into())
+}
+
 impl Progress<'_> {
     /// How a turn that did not fail has ended.
     pub(crate) fn ended(incomplete: Option<IncompleteReason>) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         match incomplete {
-            None => Self::Completed { at: now.map_or(0, |now| now.as_secs()) },
-            Some(IncompleteReason::MaxOutputTokens) => Self::Incomplete { reason: "max_output_tokens" },
-            Some(IncompleteReason::ContentFilter) => Self::Incomplete { reason: "content_filter" },
+            None => Self::Completed { at: unix_seconds(SystemTime::now()) },
+            Some(reason) => Self::Incomplete { reason: reason.as_str() },
         }
     }
 }

@@ -8,9 +8,8 @@ use http::Request;
 use serde_json::json;
 
 use crate::api::observe;
-use crate::api::testing::{Answer, KEY, config, get, post, refusing, routes, send};
-use crate::api::{Edge, router};
-use crate::tasks::Tasks;
+use crate::api::router;
+use crate::api::testing::{Answer, KEY, config, edge, get, post, routes, send};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -46,7 +45,7 @@ async fn unknown_routes_are_404_before_401() {
 #[tokio::test]
 async fn a_wrong_method_is_405_and_names_the_right_ones() {
     for (request, allow) in [
-        (get(CHAT), "POST"),
+        (get("/v1/completions"), "POST"),
         (post("/v1/models", "{}"), "GET,HEAD"),
         (post("/v1/models/some/model", "{}"), "GET,HEAD"),
         (post("/healthz", ""), "GET,HEAD"),
@@ -228,7 +227,7 @@ async fn a_large_body_is_413_announced_or_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_without_room_waits_and_is_then_503() {
-    let edge = Edge::new(refusing(), &config(), &Tasks::new()).unwrap();
+    let edge = edge(&config());
     let taken = edge.intake.take(usize::MAX).await;
     let stream = || stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{}"))]);
     for request in [post(CHAT, chat()), post(CHAT, Body::from_stream(stream()))] {

@@ -32,7 +32,7 @@ impl Served {
         let inner = tasks.clone();
         tasks.spawn("server", async move {
             let shutdown = async move { drop(stopped.await) };
-            serve(listener, router, &config, shutdown, limit, &inner).await;
+            serve(vec![listener], router, &config, shutdown, limit, &inner).await;
             let _ = end.send(());
         });
         Self { address, tasks, stop: Some(stop), ended: Some(ended) }
@@ -324,10 +324,15 @@ async fn what_runs_at_shutdown_is_finished_and_nothing_new_begun() {
     };
     let mut served = Served::of(Router::new().route("/", handler)).await;
     let mut idle = served.connect().await;
+    let idle_that_asks_now = served.connect().await;
     let mut busy = served.connect().await;
     busy.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     told(&mut starts).await;
     served.stop();
+    // Whose request was on its way is not left without an answer.
+    let mut late = idle_that_asks_now;
+    late.write_all(b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert!(rest(&mut late).await.starts_with("HTTP/1.1 404"));
     assert_eq!(rest(&mut idle).await, "");
     go.notify_one();
     let answer = rest(&mut busy).await;
@@ -374,4 +379,287 @@ async fn events_are_sent_one_by_one() {
     drop(events);
     until(&mut client, "0\r\n\r\n").await;
     served.finish().await;
+}
+
+/// A handler that answers with `bytes` at once, or piece by piece without an end.
+fn answering(bytes: usize) -> Router {
+    let whole = get(move || std::future::ready(vec![b'x'; bytes]));
+    let piece = Bytes::from(vec![b'x'; 1 << 16]);
+    let pieces = get(move || {
+        std::future::ready(Body::from_stream(stream::repeat_with(move || {
+            Ok::<_, std::io::Error>(piece.clone())
+        })))
+    });
+    Router::new().route("/whole", whole).route("/pieces", pieces)
+}
+
+/// Waits until the server has closed the client's connection.
+async fn closed(client: &mut h2c::Client) {
+    let closed = async {
+        while client.ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, closed).await.expect("its connection is closed");
+}
+
+/// An HTTP/2 client over cleartext that does as the test wants.
+mod h2c {
+    use hyper::client::conn::http2::{SendRequest, handshake};
+    use hyper_util::rt::TokioExecutor;
+
+    use super::*;
+
+    pub(super) type Client = SendRequest<Body>;
+
+    pub(super) async fn connect(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (client, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        Tasks::new().spawn("client", async move { drop(connection.await) });
+        client
+    }
+
+    pub(super) fn request(path: &str) -> http::Request<Body> {
+        http::Request::get(format!("http://localhost{path}")).body(Body::empty()).unwrap()
+    }
+}
+
+fn quick(change: impl FnOnce(&mut ServerConfig)) -> ServerConfig {
+    let mut config = ServerConfig::default();
+    change(&mut config);
+    config
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_a_whole_answer_or_a_stream_is_let_go() {
+    let config = quick(|config| config.write_timeout = Duration::from_millis(50));
+    let served = Served::start(answering(64 << 20), config, PATIENCE).await;
+    for path in ["/whole", "/pieces"] {
+        let mut client = served.connect().await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        timeout(PATIENCE, async {
+            while served.tasks.running() > 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .expect("its connection is closed");
+    }
+    served.finish().await;
+}
+
+/// The connection itself is alive and answers every ping: only its stream stands still.
+#[tokio::test]
+async fn an_http2_client_that_never_opens_its_window_is_let_go() {
+    let config = quick(|config| config.write_timeout = Duration::from_millis(50));
+    let served = Served::start(answering(64 << 20), config, PATIENCE).await;
+    let mut client = h2c::connect(served.address).await;
+    let _unread = client.send_request(h2c::request("/pieces")).await.unwrap();
+    closed(&mut client).await;
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_let_go_on_both_protocols() {
+    let config = quick(|config| config.header_timeout = Duration::from_millis(50));
+    let served = Served::start(routes(&self::config()), config, PATIENCE).await;
+    let mut one = served.connect().await;
+    one.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert!(rest(&mut one).await.ends_with("{\"status\":\"ok\"}"));
+    let mut two = h2c::connect(served.address).await;
+    assert_eq!(two.send_request(h2c::request("/healthz")).await.unwrap().status(), 200);
+    closed(&mut two).await;
+    served.finish().await;
+}
+
+/// A stream that says nothing for longer than every limit is not the client's fault.
+#[tokio::test]
+async fn a_model_that_takes_its_time_is_waited_for() {
+    let (events, receiver) = mpsc::channel::<&'static str>(1);
+    let receiver = Arc::new(Mutex::new(Some(receiver)));
+    let handler = get(move || {
+        let receiver = receiver.lock().unwrap().take().unwrap();
+        let next = |mut receiver: mpsc::Receiver<&'static str>| async move {
+            let event = receiver.recv().await?;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(event.as_bytes())), receiver))
+        };
+        std::future::ready(Body::from_stream(stream::unfold(receiver, next)))
+    });
+    let config = quick(|config| {
+        config.write_timeout = Duration::from_millis(20);
+        config.header_timeout = Duration::from_millis(20);
+    });
+    let served = Served::start(Router::new().route("/", handler), config, PATIENCE).await;
+    let mut client = served.connect().await;
+    client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        events.send("on\n").await.unwrap();
+        until(&mut client, "on\n\r\n").await;
+    }
+    drop(events);
+    until(&mut client, "0\r\n\r\n").await;
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn slow_heads_keep_nobody_out_and_are_let_go() {
+    let config = quick(|config| config.header_timeout = Duration::from_secs(2));
+    let served = Served::start(routes(&self::config()), config, PATIENCE).await;
+    let mut slow = Vec::new();
+    for _ in 0..200 {
+        let mut client = served.connect().await;
+        client.write_all(b"GET /healthz HTTP/1.1\r\nHost: lo").await.unwrap();
+        slow.push(client);
+    }
+    let mut client = served.connect().await;
+    client.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    until(&mut client, "{\"status\":\"ok\"}").await;
+    // A byte now and then does not help them.
+    for client in &mut slow {
+        let _ = client.write_all(b"c").await;
+    }
+    for mut client in slow {
+        let mut answer = Vec::new();
+        let _ = timeout(PATIENCE, client.read_to_end(&mut answer)).await.expect("the server closes");
+        assert_eq!(String::from_utf8_lossy(&answer), "");
+    }
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn slow_heads_beyond_the_limit_make_place_for_who_comes() {
+    let config = quick(|config| config.max_connections = 8);
+    let served = Served::start(routes(&self::config()), config, PATIENCE).await;
+    let mut slow = Vec::new();
+    for _ in 0..50 {
+        let mut client = served.connect().await;
+        client.write_all(b"GET /healthz HTTP/1.1\r\nHost: lo").await.unwrap();
+        slow.push(client);
+        let mut client = served.connect().await;
+        client.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        assert!(until(&mut client, "{\"status\":\"ok\"}").await.starts_with("HTTP/1.1 200"));
+    }
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn a_full_house_is_a_503_and_our_health_is_told_all_the_same() {
+    let (endless, mut starts, _drops) = endless();
+    let config = quick(|config| config.max_connections = 2);
+    let served =
+        Served::start(endless.merge(routes(&self::config())), config, Duration::from_millis(50)).await;
+    let mut busy = Vec::new();
+    for _ in 0..2 {
+        let mut client = served.connect().await;
+        client.write_all(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        told(&mut starts).await;
+        busy.push(client);
+    }
+    let mut client = served.connect().await;
+    client.write_all((head("/v1/models", "Content-Length: 0\r\n")).as_bytes()).await.unwrap();
+    let answer = rest(&mut client).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("\"code\":\"too_many_connections\""),
+        "{answer}"
+    );
+    assert!(answer.contains("retry-after: 1") && answer.contains("connection: close"), "{answer}");
+    let mut client = served.connect().await;
+    client.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert!(rest(&mut client).await.starts_with("HTTP/1.1 200"));
+    // One that leaves makes place for the next.
+    drop(busy.pop());
+    timeout(PATIENCE, async {
+        loop {
+            let mut client = served.connect().await;
+            client.write_all((head("/v1/models", "Content-Length: 0\r\n")).as_bytes()).await.unwrap();
+            if !until(&mut client, "}}").await.contains("too_many_connections") {
+                break;
+            }
+        }
+    })
+    .await
+    .expect("there is room again");
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn many_requests_run_at_once_on_one_http2_connection_up_to_the_limit() {
+    let (router, mut starts, mut drops) = endless();
+    let served = Served::start(router, ServerConfig::default(), Duration::from_millis(50)).await;
+    let client = h2c::connect(served.address).await;
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..MAX_STREAMS + 10 {
+        let mut client = client.clone();
+        asking.spawn(async move { client.send_request(h2c::request("/wait")).await.map(drop) });
+    }
+    for _ in 0..MAX_STREAMS {
+        told(&mut starts).await;
+    }
+    let more = timeout(Duration::from_millis(50), starts.recv()).await;
+    assert!(more.is_err(), "one too many runs");
+    asking.abort_all();
+    told(&mut drops).await;
+    // The connections of others are not affected.
+    served.finish().await;
+}
+
+/// Open and reset, as fast as it goes: each costs the client nothing.
+#[tokio::test]
+async fn a_client_that_resets_one_stream_after_another_is_sent_away() {
+    let served = Served::of(routes(&config())).await;
+    let mut client = served.connect().await;
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    };
+    bytes.extend(frame(4, 0, 0, &[]));
+    for n in 0..100_000_u32 {
+        // GET http://localhost/, and away with it.
+        let headers = [&[0x82, 0x86, 0x84, 0x41, 9][..], b"localhost"].concat();
+        bytes.extend(frame(1, 5, 2 * n + 1, &headers));
+        bytes.extend(frame(3, 0, 2 * n + 1, &8_u32.to_be_bytes()));
+    }
+    let (mut reader, mut writer) = client.split();
+    let mut answer = Vec::new();
+    let (_, read) = tokio::join!(async { writer.write_all(&bytes).await }, async {
+        timeout(PATIENCE, reader.read_to_end(&mut answer)).await
+    });
+    // Told or cut off, before it is through.
+    let _ = read.expect("the server closes");
+    let goaway = answer.windows(4).any(|code| code == 11_u32.to_be_bytes());
+    assert!(goaway || answer.is_empty(), "no ENHANCE_YOUR_CALM in {} bytes", answer.len());
+    let mut other = served.connect().await;
+    other.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    until(&mut other, "{\"status\":\"ok\"}").await;
+    served.finish().await;
+}
+
+#[tokio::test]
+async fn every_listener_is_served() {
+    let (tasks, mut listeners, mut addresses) = (Tasks::new(), Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        addresses.push(listener.local_addr().unwrap());
+        listeners.push(listener);
+    }
+    let (stop, stopped) = oneshot::channel::<()>();
+    let inner = tasks.clone();
+    tasks.spawn("server", async move {
+        let shutdown = async move { drop(stopped.await) };
+        serve(listeners, routes(&config()), &ServerConfig::default(), shutdown, PATIENCE, &inner).await;
+    });
+    for address in addresses {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        until(&mut client, "{\"status\":\"ok\"}").await;
+    }
+    drop(stop);
+    assert!(tasks.shut_down(PATIENCE).await);
 }

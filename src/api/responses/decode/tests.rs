@@ -211,14 +211,24 @@ fn defaults_said_aloud_are_not_named() {
 fn what_would_change_the_answer_is_refused() {
     let unsupported = "unsupported_parameter";
     for (fields, param) in [
-        (json!({ "background": true }), "background"),
-        (json!({ "conversation": "conv_1" }), "conversation"),
         (json!({ "prompt": { "id": "p" } }), "prompt"),
         (json!({ "top_logprobs": 2 }), "top_logprobs"),
         (json!({ "include": ["message.output_text.logprobs"] }), "include[0]"),
     ] {
         assert_eq!(refused(fields), at(param, unsupported));
     }
+}
+
+#[test]
+fn a_background_response_is_a_stored_one() {
+    let echo = |fields| with(fields).unwrap().echo;
+    let plain = echo(json!({ "background": true }));
+    assert!(plain.background && !plain.streamed);
+    let streamed = echo(json!({ "background": true, "stream": true }));
+    assert!(streamed.background && streamed.streamed);
+    assert!(!echo(json!({ "stream": true })).streamed);
+    let fields = json!({ "background": true, "store": false });
+    assert_eq!(refused(fields), at("background", "invalid_parameter_combination"));
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub(crate) fn head() -> Head {
         instructions: Some("be brief".into()),
         metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
         previous_response_id: None,
+        conversation: None,
         reasoning: ReasoningEcho { effort: Some("low".into()), summary: Some("auto") },
         text: TextEcho::default(),
         service_tier: "default",
@@ -25,6 +26,8 @@ pub(crate) fn head() -> Head {
         user: None,
         safety_identifier: None,
         prompt_cache_key: None,
+        background: false,
+        streamed: false,
         encrypted_reasoning: false,
     };
     Head { id: "resp_1".into(), created_at: 1_700_000_000, model: "gpt-6-luna".into(), echo }
@@ -387,7 +390,7 @@ fn a_trace_is_one_more_member_of_the_last_response() {
 #[test]
 fn the_whole_response() {
     let (head, items) = (head(), [reasoning("rs_1", &["s"]), message("msg_1", "Hello")]);
-    let output = official_items(&items, &head);
+    let output = official_items(&items, head.form());
     let progress = Progress::Completed { at: 1_700_000_001 };
     let response = serde_json::to_value(Response::new(&head, progress, &output, Some(usage()))).unwrap();
     spec::assert_valid("Response", &response);

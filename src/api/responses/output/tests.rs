@@ -6,7 +6,7 @@ use crate::api::spec;
 
 fn official_form(item: Value) -> Option<Value> {
     let item = Item::from_value(item).unwrap();
-    let form = official(&item, 3, &head()).map(Value::Object)?;
+    let form = official(&item, 3, head().form()).map(Value::Object)?;
     spec::assert_valid("OutputItem", &form);
     // What has begun is an official item too.
     spec::assert_valid("OutputItem", &Value::Object(begun(form.as_object().unwrap())));
@@ -60,9 +60,9 @@ fn encrypted_reasoning_is_for_those_who_asked() {
     let mut head = head();
     let plain =
         json!({ "id": "rs_1", "type": "reasoning", "summary": [{ "type": "summary_text", "text": "s" }] });
-    assert_eq!(Value::Object(official(&item, 0, &head).unwrap()), plain);
+    assert_eq!(Value::Object(official(&item, 0, head.form()).unwrap()), plain);
     head.echo.encrypted_reasoning = true;
-    assert_eq!(official(&item, 0, &head).unwrap()["encrypted_content"], "e");
+    assert_eq!(official(&item, 0, head.form()).unwrap()["encrypted_content"], "e");
 }
 
 #[test]
