@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -15,13 +13,22 @@ use crate::app_server::{AppServer, LocateInputs, StateFolder, locate};
 use crate::bridge::Bridge;
 use crate::config::Config;
 use crate::model::ModelInfo;
-use crate::store::{self, ResponseStore};
+use crate::store::{self, Documents, ResponseStore};
 use crate::tasks::Tasks;
 
+use self::listeners::Listeners;
+
 mod demo;
+mod listeners;
+mod process;
+mod reload;
+mod service_manager;
 mod signals;
+mod sweep;
 
 pub use demo::{DemoOptions, StandinOptions, demo, standin};
+pub use process::harden;
+pub use reload::{ReadKeys, Reload};
 
 pub use crate::app_server::{Codex, become_tethered as tether};
 
@@ -37,13 +44,14 @@ const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
 #[expect(clippy::struct_field_names, reason = "`app_server` is the peer's own name")]
 pub struct App {
     config: Config,
-    listener: TcpListener,
-    address: SocketAddr,
+    listeners: Listeners,
     /// Held, and with it locked, until the end.
     state: StateFolder,
     app_server: AppServer,
     store: Arc<dyn ResponseStore>,
+    documents: Arc<Documents>,
     bridge: Bridge,
+    reload: Option<Reload>,
     tasks: Tasks,
 }
 
@@ -51,23 +59,24 @@ impl App {
     /// Binds the address, takes the state folder and starts the app-server. Fails on what only a person can
     /// mend: an address in use, a second bridge on the folder, no codex.
     pub async fn build(config: Config) -> anyhow::Result<Self> {
-        let place = Place::take(&config).await?;
-        Self::build_in(place, config).await
+        let place = Place::take(config, Vec::new()).await?;
+        Self::build_in(place).await
     }
 
-    async fn build_in(place: Place, config: Config) -> anyhow::Result<Self> {
-        let Place { listener, address, state } = place;
+    async fn build_in(place: Place) -> anyhow::Result<Self> {
+        let Place { config, listeners, state } = place;
         let tasks = Tasks::new();
         // First: it may have to be mended by hand, and then nothing else is to be stopped again.
         let store = store::open(&config.store, state.path(), &tasks).await?;
+        let documents = store::open_documents(&config.store, state.path(), &tasks).await?;
         let app_server = start_app_server(&config, &state, &tasks).await?;
         let bridge = Bridge::new(app_server.clone(), Arc::clone(&store), &config, &tasks);
-        Ok(Self { config, listener, address, state, app_server, store, bridge, tasks })
+        Ok(Self { config, listeners, state, app_server, store, documents, bridge, reload: None, tasks })
     }
 
-    /// Where it listens.
+    /// Where it listens; the first one, where a service manager holds several sockets.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listeners.address()
     }
 
     /// The engine, for programs that host it.
@@ -80,30 +89,52 @@ impl App {
         &self.store
     }
 
+    /// Has it read its keys again when that is asked for.
+    #[must_use]
+    pub fn reloading(self, reload: Reload) -> Self {
+        Self { reload: Some(reload), ..self }
+    }
+
     /// Serves until `stop` says `true`, then drains: no new calls, running turns finish within the bound, the
     /// rest is interrupted, the child is stopped, tasks end. A second `stop` (the sender gone) cuts it short.
     pub async fn run(self, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let Self { config, listener, address, state, app_server, store, bridge, tasks } = self;
-        info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+        let Self { config, listeners, state, app_server, store, documents, bridge, reload, tasks } = self;
+        info!(%listeners, version = env!("CARGO_PKG_VERSION"), "listening");
         tasks.spawn("readiness", announce_ready(app_server.clone(), tasks.stop_token().clone()));
+        if let Some(period) = config.machine.watchdog {
+            let feed = service_manager::feed(app_server.clone(), period, tasks.stop_token().clone());
+            tasks.spawn("watchdog", feed);
+        }
 
-        let router = api::router(api::Edge::new(bridge.clone(), &config, &tasks)?);
+        let edge = api::Edge::new(bridge.clone(), Arc::clone(&documents), &config, &tasks)?;
+        edge.start().await;
+        let sweeping = sweep::sweep(Arc::clone(&documents), tasks.stop_token().clone());
+        tasks.spawn("document sweeper", sweeping);
+        if let Some(reload) = reload {
+            tasks.spawn("key reload", reload::reload_keys(reload, edge.clone(), tasks.clone()));
+        }
+        let router = api::router(edge.clone());
         let limit = config.shutdown.drain + CLOSE_TIMEOUT;
         let (close, closed) = watch::channel(false);
-        let server = api::serve(listener, router, &config.server, stopped(closed), limit, &tasks);
+        let server = api::serve(listeners.take(), router, &config.server, stopped(closed), limit, &tasks);
         let drain = async {
             stopped(stop).await;
-            notify_stopping();
+            service_manager::stopping();
             let _ = close.send(true);
             info!(limit = ?config.shutdown.drain, "draining");
+            edge.begin_drain();
             let interrupted = bridge.drain(config.shutdown.drain).await;
             if interrupted > 0 {
                 warn!(interrupted, "turns were interrupted");
             }
+            if !edge.drained(STOP_TIMEOUT).await {
+                error!("background responses did not settle in time");
+            }
         };
         tokio::join!(server, drain);
         app_server.stop(STOP_TIMEOUT).await;
-        if tokio::time::timeout(STOP_TIMEOUT, store.close()).await.is_err() {
+        let closed = async { tokio::join!(store.close(), documents.close()) };
+        if tokio::time::timeout(STOP_TIMEOUT, closed).await.is_err() {
             error!("the response store did not close in time");
         }
         if !tasks.shut_down(TASKS_TIMEOUT).await {
@@ -115,27 +146,34 @@ impl App {
     }
 }
 
-/// What one bridge alone can have.
+/// What one bridge alone can have, and the configuration that fits it.
 struct Place {
-    listener: TcpListener,
-    address: SocketAddr,
+    config: Config,
+    listeners: Listeners,
     state: StateFolder,
 }
 
 impl Place {
-    async fn take(config: &Config) -> anyhow::Result<Self> {
-        let at = (config.server.host.as_str(), config.server.port);
-        let listener = TcpListener::bind(at)
-            .await
-            .with_context(|| format!("cannot listen on {}:{}; is another bridge running?", at.0, at.1))?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address, state: StateFolder::open(&config.state_dir)? })
+    /// `passed` are the sockets that a service manager holds for us; with none, the configured address is bound.
+    async fn take(mut config: Config, passed: Vec<std::net::TcpListener>) -> anyhow::Result<Self> {
+        let listeners = if passed.is_empty() {
+            Listeners::bind(&config.server).await?
+        } else {
+            Listeners::adopt(passed, &mut config)?
+        };
+        let state = StateFolder::open(&config.state_dir)?;
+        Ok(Self { config, listeners, state })
     }
 }
 
-/// The daemon: from a configuration to its end by signal.
-pub async fn serve(config: Config) -> anyhow::Result<()> {
-    run(Place::take(&config).await?, config, |address| vec![format!("listening on http://{address}")]).await
+/// The daemon: from a configuration, and the sockets held for it, to its end by signal.
+pub async fn serve(
+    config: Config,
+    passed: Vec<std::net::TcpListener>,
+    read_keys: ReadKeys,
+) -> anyhow::Result<()> {
+    let place = Place::take(config, passed).await?;
+    run(place, read_keys, |address| vec![format!("listening on http://{address}")]).await
 }
 
 /// The catalogue, asked of an app-server started for the purpose.
@@ -166,12 +204,13 @@ async fn start_app_server(config: &Config, state: &StateFolder, tasks: &Tasks) -
 /// Runs an app under the process's signals; `lines` go to standard output once it listens.
 async fn run(
     place: Place,
-    config: Config,
+    read_keys: ReadKeys,
     lines: impl FnOnce(SocketAddr) -> Vec<String>,
 ) -> anyhow::Result<()> {
     // First, so that a signal that comes meanwhile is obeyed as soon as there is something to drain.
-    let (stop, force) = signals::listen()?;
-    let app = App::build_in(place, config).await?;
+    let signals::Signals { stop, force, hang_ups } = signals::listen()?;
+    let app = App::build_in(place).await?;
+    let app = app.reloading(Reload { asked: hang_ups, read: read_keys });
     let mut out = std::io::stdout().lock();
     for line in lines(app.address()) {
         // Nobody may be reading; the log has the address too.
@@ -201,11 +240,5 @@ async fn announce_ready(app_server: AppServer, stop: tokio_util::sync::Cancellat
         // Still worth running: it recovers by itself, and says what is wrong meanwhile.
         Err(error) => error!(%error, "the app-server is not available yet"),
     }
-    #[cfg(target_os = "linux")]
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-}
-
-fn notify_stopping() {
-    #[cfg(target_os = "linux")]
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    service_manager::ready();
 }

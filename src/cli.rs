@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod extract_pdf;
 mod flags;
+mod keys;
 mod models;
 mod serve;
 mod standin;
@@ -45,6 +46,9 @@ enum Command {
     Standin(standin::Standin),
     /// List the models that requests can name
     Models(models::Models),
+    /// Look after the API keys: the daemon reads them again at SIGHUP
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Become the app-server, tied to the life of the bridge
     #[command(hide = true)]
     Tether(tether::Tether),
@@ -87,6 +91,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Standin(standin)) => standin.run(),
         Some(Command::Models(models)) => models.run(),
+        Some(Command::Keys(keys)) => keys.run(),
         Some(Command::Tether(tether)) => tether.run(),
         Some(Command::Config(config)) => config.run(),
         Some(Command::ExtractPdf(extract_pdf)) => extract_pdf.run(),

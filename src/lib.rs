@@ -31,3 +31,6 @@ pub mod tasks;
 pub mod telemetry;
 
 pub mod model;
+
+#[cfg(test)]
+mod fuzzing;

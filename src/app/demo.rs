@@ -32,9 +32,10 @@ pub struct StandinOptions {
 }
 
 /// The daemon on the stand-in model: no login is needed or touched. Its key comes with the configuration.
-pub async fn demo(mut config: Config, options: DemoOptions) -> anyhow::Result<()> {
+pub async fn demo(config: Config, options: DemoOptions, read_keys: super::ReadKeys) -> anyhow::Result<()> {
     // First: a demo that runs already must keep the login it started with.
-    let place = super::Place::take(&config).await?;
+    let mut place = super::Place::take(config, Vec::new()).await?;
+    let config = &mut place.config;
     let tasks = Tasks::new();
     let user_home = config.state_dir.join("demo-login");
     private_dir(&user_home)?;
@@ -51,7 +52,7 @@ pub async fn demo(mut config: Config, options: DemoOptions) -> anyhow::Result<()
     config.app_server.child_environment.extend(standin.child_environment());
     let standin_line = format!("stand-in on {}", standin.base_url());
     let lines = |address| vec![standin_line, format!("listening on http://{address}")];
-    let result = super::run(place, config, lines).await;
+    let result = super::run(place, read_keys, lines).await;
     standin.stop();
     tasks.shut_down(super::TASKS_TIMEOUT).await;
     result
@@ -72,7 +73,7 @@ pub async fn standin(args: StandinOptions) -> anyhow::Result<()> {
     for line in lines {
         writeln!(out, "{line}").context("cannot write to standard output")?;
     }
-    let (stop, force) = super::signals::listen()?;
+    let super::signals::Signals { stop, force, .. } = super::signals::listen()?;
     tokio::select! {
         () = super::stopped(stop) => {}
         () = force => {}

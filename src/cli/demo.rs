@@ -20,9 +20,11 @@ pub(super) struct Demo {
 impl Demo {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = self.flags.load(Profile::Demo)?.config;
-        telemetry::init(&config.log)?;
+        let _logs = telemetry::init(&config.log)?;
+        app::harden();
         let options = app::DemoOptions { chatgpt: self.chatgpt };
-        super::runtime()?.block_on(app::demo(config, options))?;
+        let read_keys = self.flags.read_keys(Profile::Demo);
+        super::runtime()?.block_on(app::demo(config, options, read_keys))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::app::ReadKeys;
 use crate::config::{self, Flag, FlagValue, Loaded, Mistakes, Profile, Request};
 
 /// Values are texts: the loader reads them, so that a wrong one is reported with all other mistakes.
@@ -52,6 +53,11 @@ pub(super) struct Flags {
 }
 
 impl Flags {
+    /// Of a command that only wants to know where things are.
+    pub(super) fn of_place(config: Option<PathBuf>, state: Option<String>) -> Self {
+        Self { config, state, ..Self::default() }
+    }
+
     /// The whole configuration, with these flags on top.
     pub(super) fn load(&self, profile: Profile) -> Result<Loaded, Mistakes> {
         let request = Request {
@@ -64,6 +70,11 @@ impl Flags {
             profile,
         };
         config::load(&request, &config::read_file)
+    }
+
+    /// Reads the keys again, from the same places.
+    pub(super) fn read_keys(self, profile: Profile) -> ReadKeys {
+        Box::new(move || self.load(profile).map(|loaded| loaded.config.auth))
     }
 
     pub(super) fn given(&self) -> Vec<Flag> {

@@ -23,7 +23,7 @@ pub(super) struct Models {
 impl Models {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let config = self.flags.load(Profile::Serve)?.config;
-        telemetry::init(&config.log)?;
+        let _logs = telemetry::init(&config.log)?;
         let models = super::runtime()?.block_on(app::models(config))?;
         super::say(&if self.json { as_json(&models) } else { as_text(&models) })?;
         Ok(ExitCode::SUCCESS)

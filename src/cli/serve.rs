@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
 
 use super::flags::Flags;
-use crate::config::Profile;
+use crate::config::{self, Profile};
 use crate::{app, telemetry};
 
 #[derive(Debug, Args)]
@@ -21,9 +22,12 @@ impl Serve {
     }
 
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let passed = config::passed_sockets().context("a socket passed by the service manager")?;
         let config = self.flags.load(Profile::Serve)?.config;
-        telemetry::init(&config.log)?;
-        super::runtime()?.block_on(app::serve(config))?;
+        let _logs = telemetry::init(&config.log)?;
+        let read_keys = self.flags.read_keys(Profile::Serve);
+        app::harden();
+        super::runtime()?.block_on(app::serve(config, passed, read_keys))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Standin {
 
 impl Standin {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        telemetry::init(&LogConfig::default())?;
+        let _logs = telemetry::init(&LogConfig::default())?;
         let options = app::StandinOptions {
             host: self.host,
             port: self.port,
