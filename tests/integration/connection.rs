@@ -6,17 +6,23 @@ use crate::daemon::{Daemon, terminal_of, text_of};
 use crate::http::until;
 
 #[tokio::test]
-async fn a_cut_socket_fails_its_turns_by_name_and_the_next_call_works() {
+async fn a_cut_socket_fails_what_was_told_by_name_and_runs_the_rest_again() {
     let mut daemon = Daemon::start(|_| {}).await;
-    let asking = daemon.ask("whole");
+    // Accepted, and not yet: both are run again, since their clients have seen nothing.
+    let begun = daemon.ask("begun");
     daemon.peer.turn().await.begin();
     let (events, _turn) = daemon.streaming("half").await;
+    let asked = daemon.ask("asked");
+    let _unanswered = daemon.peer.turn().await;
     daemon.peer.cut();
-    let answer = asking.answer().await;
-    assert_eq!(answer.status, 502, "{}", answer.text);
-    assert!(answer.error()["code"].is_string());
     let events = events.rest().await;
     assert_eq!(terminal_of(&events)["type"], "response.failed");
+    for _ in 0..2 {
+        let turn = daemon.peer.turn().await;
+        turn.answer(&format!("again {}", turn.items[0]["content"][0]["text"].as_str().expect("text")));
+    }
+    assert_eq!(text_of(&begun.answer().await.ok()), "again begun");
+    assert_eq!(text_of(&asked.answer().await.ok()), "again asked");
 
     let asking = daemon.ask("again");
     daemon.peer.turn().await.answer("here");
@@ -24,6 +30,7 @@ async fn a_cut_socket_fails_its_turns_by_name_and_the_next_call_works() {
     assert_eq!(daemon.peer.connections(), 2);
     let health = daemon.client.get("/v1/health").await.json();
     assert!(health["app_server"]["last_disconnect"].is_string(), "{health}");
+    assert_eq!(health["app_server"]["reruns"], 2, "{health}");
     daemon.until_load((0, 0)).await;
     daemon.end().await;
 }
@@ -77,6 +84,10 @@ async fn a_warm_thread_is_continued_in_place_and_a_branch_is_not() {
 async fn a_thread_that_the_app_server_closes_fails_its_turn() {
     let mut daemon = Daemon::start(|_| {}).await;
     let asking = daemon.ask("hi");
+    let turn = daemon.peer.turn().await;
+    turn.begin();
+    daemon.peer.notify("thread/closed", &json!({"threadId": turn.thread}));
+    // Nothing was told: once more, on another one.
     let turn = daemon.peer.turn().await;
     turn.begin();
     daemon.peer.notify("thread/closed", &json!({"threadId": turn.thread}));

@@ -1,13 +1,15 @@
 //! The daemon in this process, before a scripted app-server.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use codex_bridge::app::App;
+use codex_bridge::app::{App, Reload};
 use codex_bridge::bridge::Bridge;
-use codex_bridge::config::{Config, Endpoint};
+use codex_bridge::config::{self, Config, Endpoint, Flag, FlagValue, Profile};
 use codex_bridge::tasks::Tasks;
 use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::http::{Answer, Client, Events, PATIENCE, until};
@@ -18,9 +20,21 @@ pub(crate) struct Daemon {
     pub(crate) client: Client,
     pub(crate) peer: Peer,
     pub(crate) bridge: Bridge,
+    /// Has it read its keys again, as SIGHUP does.
+    pub(crate) reload: mpsc::Sender<()>,
     stop: watch::Sender<bool>,
     ended: oneshot::Receiver<Result<(), String>>,
     tasks: Tasks,
+    config: Config,
+}
+
+/// A running app, and how it is told to stop.
+struct Running {
+    client: Client,
+    bridge: Bridge,
+    reload: mpsc::Sender<()>,
+    stop: watch::Sender<bool>,
+    ended: oneshot::Receiver<Result<(), String>>,
 }
 
 impl Daemon {
@@ -37,15 +51,19 @@ impl Daemon {
         config.turn.usage_timeout = Duration::from_millis(200);
         config.stream.head_timeout = Duration::from_millis(50);
         configure(&mut config);
-        let app = App::build(config).await.expect("the daemon is built");
-        let (client, bridge) = (Client::new(app.address(), None), app.bridge().clone());
-        let (stop, stopping) = watch::channel(false);
-        let (told, ended) = oneshot::channel();
         let tasks = Tasks::new();
-        tasks.spawn("daemon", async move {
-            let _ = told.send(app.run(stopping).await.map_err(|error| format!("{error:#}")));
-        });
-        Self { client, peer, bridge, stop, ended, tasks }
+        let Running { client, bridge, reload, stop, ended } = run(&peer, &config, &tasks).await;
+        Self { client, peer, bridge, reload, stop, ended, tasks, config }
+    }
+
+    /// Stops it, and starts another one on the same state folder and app-server.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { peer, stop, ended, tasks, config, .. } = self;
+        stop.send_replace(true);
+        let ended = timeout(PATIENCE, ended).await.expect("the daemon ends in time");
+        ended.expect("the daemon does not panic").expect("the daemon ends well");
+        let Running { client, bridge, reload, stop, ended } = run(&peer, &config, &tasks).await;
+        Self { client, peer, bridge, reload, stop, ended, tasks, config }
     }
 
     /// Posts a Responses request in a task of its own, so that the test can play the turn meanwhile.
@@ -54,7 +72,11 @@ impl Daemon {
     }
 
     pub(crate) fn post(&self, path: &'static str, body: Value) -> Asking {
-        let (client, (told, answer)) = (self.client.clone(), oneshot::channel());
+        self.post_as(&self.client, path, body)
+    }
+
+    pub(crate) fn post_as(&self, client: &Client, path: &'static str, body: Value) -> Asking {
+        let (client, (told, answer)) = (client.clone(), oneshot::channel());
         self.tasks.spawn("asking", async move {
             let _ = told.send(client.post(path, &body).await);
         });
@@ -125,6 +147,39 @@ impl Daemon {
         ended.expect("the daemon does not panic").expect("the daemon ends well");
         assert!(self.tasks.shut_down(PATIENCE).await, "a task of the test is left");
         self.peer.stop().await;
+    }
+}
+
+async fn run(peer: &Peer, config: &Config, tasks: &Tasks) -> Running {
+    let (reload, asked) = mpsc::channel(1);
+    let read = loader(peer.folder().to_owned(), &config.state_dir);
+    let read = Box::new(move || config::load(&read, &config::read_file).map(|loaded| loaded.config.auth));
+    let app =
+        App::build(config.clone()).await.expect("the daemon is built").reloading(Reload { asked, read });
+    let (client, bridge) = (Client::new(app.address(), None), app.bridge().clone());
+    let (stop, stopping) = watch::channel(false);
+    let (told, ended) = oneshot::channel();
+    tasks.spawn("daemon", async move {
+        let _ = told.send(app.run(stopping).await.map_err(|error| format!("{error:#}")));
+    });
+    Running { client, bridge, reload, stop, ended }
+}
+
+/// Where a daemon of that home and state folder would find its keys.
+fn loader(home: PathBuf, state: &Path) -> config::Request {
+    let state = Flag {
+        name: "--state",
+        key: "state.dir",
+        value: FlagValue::One(state.to_string_lossy().into_owned()),
+    };
+    config::Request {
+        file: None,
+        environment: BTreeMap::from([("HOME".to_owned(), home.to_string_lossy().into_owned())]),
+        flags: vec![state],
+        working_dir: home,
+        project_install: None,
+        program: None,
+        profile: Profile::Serve,
     }
 }
 

@@ -88,6 +88,22 @@ async fn play(case: &Case, daemon: &mut Daemon) {
                 settled(daemon).await;
             }
         }
+        Play::Lost => {
+            for path in [RESPONSES, CHAT] {
+                let asking = daemon.post(path, good(path));
+                // The first time it is run again.
+                for _ in 0..2 {
+                    daemon.peer.turn().await.begin();
+                    daemon.peer.cut();
+                }
+                check(row, path, &asking.answer().await);
+                settled(daemon).await;
+                let (events, _turn) = daemon.streaming_at(path, good(path), "half ").await;
+                daemon.peer.cut();
+                check_stream(row, path, &events.rest().await);
+                settled(daemon).await;
+            }
+        }
         Play::Answered { responses, chat, text } => {
             for (path, body) in [(RESPONSES, responses), (CHAT, chat)] {
                 for stream in [false, true] {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, terminal_of};
+use crate::http::until;
 use crate::peer::Instead;
 
 #[tokio::test]
@@ -95,13 +96,15 @@ async fn the_last_failure_of_several_has_the_kind_of_the_others() {
 #[tokio::test]
 async fn a_used_up_window_says_when_it_starts_anew() {
     let mut daemon = Daemon::start(|_| {}).await;
-    daemon.bridge.models().await.expect("connected");
     let resets = SystemTime::now() + Duration::from_secs(600);
     let resets = resets.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
     let window = json!({"usedPercent": 100.0, "windowDurationMins": 300, "resetsAt": resets});
-    daemon.peer.rate_limits(&json!({"primary": window, "secondary": null}));
     let asking = daemon.ask("hi");
-    daemon.peer.turn().await.begin().failed(&json!("usageLimitExceeded"), "You've hit your usage limit.");
+    let turn = daemon.peer.turn().await;
+    // Before it began it would have been refused.
+    daemon.peer.rate_limits(&json!({"primary": window, "secondary": null}));
+    until("the window is heard of", async || daemon.bridge.account_health().block.map(drop)).await;
+    turn.begin().failed(&json!("usageLimitExceeded"), "You've hit your usage limit.");
     let answer = asking.answer().await;
     assert_eq!(answer.failure(), (429, "usage_limit_reached".into()));
     let wait: u64 = answer.header("retry-after").expect("retry-after").parse().expect("seconds");

@@ -57,6 +57,8 @@ struct State {
     rate_limits: Value,
     /// Who is logged in.
     account: Value,
+    /// Somebody must be.
+    wants_login: bool,
     /// Our own requests that the bridge has not answered, and the answers it gave.
     asked: BTreeSet<i64>,
     answers: HashMap<i64, Value>,
@@ -117,6 +119,12 @@ impl Peer {
     /// Who is logged in, for those who ask from now on.
     pub(crate) fn account(&self, account: &Value) {
         self.lock().account = account.clone();
+    }
+
+    /// Nobody is, and somebody must be.
+    pub(crate) fn logged_out(&self) {
+        let mut state = self.lock();
+        (state.account, state.wants_login) = (Value::Null, true);
     }
 
     /// Tells the account's usage windows, now and when asked.
@@ -308,7 +316,7 @@ impl State {
             "config/read" => {
                 json!({"config": {"mcp_servers": {"noisy": {"command": "false"}}}, "origins": {}})
             }
-            "account/read" => json!({"account": self.account, "requiresOpenaiAuth": false}),
+            "account/read" => json!({"account": self.account, "requiresOpenaiAuth": self.wants_login}),
             "account/rateLimits/read" => json!({"rateLimits": self.rate_limits}),
             "model/list" => {
                 json!({"nextCursor": null, "data": [model("model-a", true), model("model-b", false)]})
@@ -325,6 +333,7 @@ impl State {
                 json!({})
             }
             "thread/read" => json!({"thread": {"id": thread, "status": {"type": self.status}}}),
+            "thread/loaded/list" => json!({"data": [], "nextCursor": null}),
             "thread/unsubscribe" => {
                 self.threads.remove(&thread);
                 json!({"status": "unsubscribed"})

@@ -1,5 +1,7 @@
 //! Answers that the bridge itself holds to a form: checked before they are told, repaired once.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, terminal_of, text_of};
@@ -119,5 +121,39 @@ async fn an_answer_that_a_stop_sequence_cut_is_not_asked_for_again() {
     let completion = asking.answer().await.ok();
     assert_eq!(completion["choices"][0]["message"]["content"], "{\"a\": 1");
     assert_eq!(completion["choices"][0]["finish_reason"], "stop");
+    daemon.finish().await;
+}
+
+/// The client has the response's id, and knows nothing of the first attempt.
+#[tokio::test]
+async fn a_bad_answer_whose_client_leaves_during_the_repair_is_not_continued() {
+    let mut daemon = Daemon::start(|config| config.stream.head_timeout = Duration::ZERO).await;
+    let client = daemon.client.clone();
+    let request = body(true);
+    let (mut events, first) = tokio::join!(client.stream("/v1/responses", &request), async {
+        let first = daemon.peer.turn().await;
+        first.begin();
+        first
+    });
+    let created = events.next().await.expect("an event");
+    first.message("m", "no JSON").response(3, 4).completed();
+    let repair = daemon.peer.turn().await;
+    repair.begin();
+    drop(events);
+    daemon.until_interrupted(&repair).await;
+    daemon.until_idle().await;
+    let next = json!({ "input": "go on", "previous_response_id": created["response"]["id"] });
+    let mut continued = 0;
+    let failure = loop {
+        let asking = daemon.post("/v1/responses", next.clone());
+        tokio::select! {
+            answer = asking.answer() => break answer.failure(),
+            // It is forgotten by a task of its own, which may not have run yet.
+            turn = daemon.peer.turn() => turn.answer("gone on"),
+        }
+        continued += 1;
+        assert!(continued < 10, "the bad answer is still there");
+    };
+    assert_eq!(failure, (400, "previous_response_not_found".into()));
     daemon.finish().await;
 }

@@ -20,6 +20,16 @@ def run(*command, **environment):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
 
+class SystemUnit(unittest.TestCase):
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "there is no systemd here")
+    def test_its_exposure_is_low(self):
+        unit = ROOT / "deploy" / "codex-bridge.system.service"
+        # The threshold counts tenths.
+        done = run("systemd-analyze", "security", "--offline=true", "--threshold=30", "--no-pager", unit)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("Overall exposure level", done.stdout)
+
+
 class WithDemo(unittest.TestCase):
     def demo(self, *command, flags=(), **environment):
         return run(SCRIPTS / "with-demo", "--bin", FAKE, *flags, "--", *command, **environment)

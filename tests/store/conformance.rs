@@ -74,6 +74,7 @@ async fn a_record_comes_back_as_it_was(world: World) {
         account: None,
         upstream_response_id: None,
         input: Vec::new(),
+        own_input: 0,
         output: Vec::new(),
         open_calls: Vec::new(),
         usage: None,

@@ -103,6 +103,63 @@ async fn a_sweep_lets_go_of_all_that_expired_and_of_nothing_else() {
     }
 }
 
+/// What a chain of so many responses, of a kilobyte each, takes: in bytes of the store's own counting, and on disk
+/// or on the server.
+async fn chain_takes(backend: StoreBackend, responses: usize) -> u64 {
+    let world = World::of(backend).await;
+    let mut previous: Option<String> = None;
+    for n in 0..responses {
+        let name = format!("r{n}");
+        let mut record = record(&name, previous.as_deref());
+        record.input = sized(&name, 1000, 0).input;
+        world.put(record).await;
+        previous = Some(name);
+    }
+    let tip = previous.expect("a tip");
+    assert!(matches!(world.texts(&tip).await, Ok(Lookup::Found(texts)) if texts.len() == 2 * responses));
+    match backend {
+        StoreBackend::Memory => world.size().await.1,
+        StoreBackend::Embedded => {
+            let counted = world.size().await.1;
+            world.store.close().await;
+            let file = std::fs::metadata(world.folder.path().join("responses.redb")).expect("the file").len();
+            // Pages that are half empty, and the least that a file takes.
+            assert!(file < 3 * counted + (2 << 20), "{file} bytes for {counted}");
+            counted
+        }
+        StoreBackend::Redis => {
+            let client =
+                redis::Client::open(world.server.as_ref().expect("a server").url()).expect("a client");
+            let mut connection = client.get_multiplexed_async_connection().await.expect("a connection");
+            let mut keys = redis::cmd("KEYS");
+            let keys: Vec<String> = keys.arg("*").query_async(&mut connection).await.expect("the keys");
+            assert_eq!(keys.len(), responses);
+            let mut taken = 0;
+            for key in keys {
+                let mut usage = redis::cmd("MEMORY");
+                let usage = usage
+                    .arg("USAGE")
+                    .arg(key)
+                    .arg("SAMPLES")
+                    .arg(0)
+                    .query_async::<u64>(&mut connection)
+                    .await;
+                taken += usage.expect("a size");
+            }
+            taken
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_chain_takes_what_its_items_take_each_once() {
+    for backend in [StoreBackend::Memory, StoreBackend::Embedded, StoreBackend::Redis] {
+        let (ten, hundred) = (chain_takes(backend, 10).await, chain_takes(backend, 100).await);
+        assert!(hundred < 100 * 3000, "{backend:?}: {hundred} bytes");
+        assert!((9 * ten..11 * ten).contains(&hundred), "{backend:?}: {ten} bytes for 10, {hundred} for 100");
+    }
+}
+
 /// A small generator of numbers: the walk is the same in every run.
 struct Dice(u64);
 

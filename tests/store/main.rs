@@ -8,6 +8,7 @@ mod redis;
 mod records;
 
 mod conformance;
+mod documents;
 mod embedded;
 mod encryption;
 mod limits;

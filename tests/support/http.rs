@@ -61,6 +61,11 @@ impl Client {
         whole(self.authorized(request).send().await.expect("an answer")).await
     }
 
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        let request = self.http.delete(format!("http://{}{path}", self.address));
+        whole(self.authorized(request).send().await.expect("an answer")).await
+    }
+
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.post_bytes(path, body.to_string().into_bytes()).await
     }
@@ -87,13 +92,16 @@ impl Client {
         body["stream"] = true.into();
         let request =
             self.http.post(format!("http://{}{path}", self.address)).header(CONTENT_TYPE, "application/json");
-        let response =
-            self.authorized(request).body(body.to_string()).send().await.expect("the head of a stream");
-        let kind =
-            response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        let is_stream = response.status() == 200 && kind.starts_with("text/event-stream");
-        assert!(is_stream, "not a stream: {:?}", whole(response).await);
-        Events { response, buffer: String::new() }
+        Events::of(
+            self.authorized(request).body(body.to_string()).send().await.expect("the head of a stream"),
+        )
+        .await
+    }
+
+    /// Gets a stream; its head must be a stream's.
+    pub(crate) async fn stream_at(&self, path: &str) -> Events {
+        let request = self.http.get(format!("http://{}{path}", self.address));
+        Events::of(self.authorized(request).send().await.expect("the head of a stream")).await
     }
 
     fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
@@ -141,6 +149,14 @@ impl Answer {
 }
 
 impl Events {
+    async fn of(response: reqwest::Response) -> Self {
+        let kind =
+            response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let is_stream = response.status() == 200 && kind.starts_with("text/event-stream");
+        assert!(is_stream, "not a stream: {:?}", whole(response).await);
+        Self { response, buffer: String::new() }
+    }
+
     /// The next event's data, `[DONE]` as a string; `None` at the end. A connection that breaks instead fails
     /// the test.
     pub(crate) async fn next(&mut self) -> Option<Value> {

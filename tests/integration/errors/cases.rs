@@ -23,6 +23,8 @@ pub(super) enum Play {
     Headers(Vec<(&'static str, &'static str)>),
     /// This request, which ends its connection.
     Raw(String),
+    /// The connection is lost under its turn.
+    Lost,
     /// A good request whose turn goes so once it has begun, or once it has said "half ".
     Turn(fn(&Daemon, &Turn)),
     /// A good request, where the app-server refuses this method.
@@ -37,6 +39,7 @@ const PNG: &str = "data:image/png;base64,";
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = requests();
+    cases.extend(kept());
     cases.extend(images());
     cases.extend(files());
     cases.extend(audio());
@@ -115,6 +118,7 @@ fn requests() -> Vec<Case> {
         ),
         both("decimal_above_max_value", &json!({"temperature": 2.1})),
         both("decimal_below_min_value", &json!({"temperature": -0.1})),
+        both("unknown_task_class", &json!({"metadata": {"task_class": "Normalization"}})),
         fields(
             "unsupported_parameter",
             Some(json!({"prompt": {"id": "pmpt_1"}})),
@@ -135,6 +139,12 @@ fn requests() -> Vec<Case> {
             Some(json!({"text": {"format": format}})),
             Some(json!({"response_format": chat_format})),
         ),
+    ]
+}
+
+/// About what is kept.
+fn kept() -> Vec<Case> {
+    vec![
         fields("previous_response_not_found", Some(json!({"previous_response_id": "resp_none"})), None),
         case(
             "continuation_account_mismatch",
@@ -151,14 +161,48 @@ fn requests() -> Vec<Case> {
             },
         ),
         case(
+            "response_not_found",
+            Play::Test {
+                file: include_str!("../kept.rs"),
+                name: "what_is_not_stored_or_another_keys_is_not_found",
+            },
+        ),
+        case(
             "store_unavailable",
             Play::Test {
                 file: include_str!("../../real_codex/continuation.rs"),
                 name: "a_second_bridge_on_the_same_server_goes_on_with_it",
             },
         ),
+        case(
+            "store_full",
+            Play::Test {
+                file: include_str!("../conversations.rs"),
+                name: "an_answer_that_its_conversation_has_no_room_for_fails",
+            },
+        ),
+        fields("conversation_not_found", Some(json!({"conversation": "conv_none"})), None),
+        fields(
+            "mutually_exclusive_parameters",
+            Some(json!({"conversation": "conv_none", "previous_response_id": "resp_none"})),
+            None,
+        ),
+        case(
+            "completion_not_found",
+            Play::Test {
+                file: include_str!("../completions.rs"),
+                name: "another_keys_completion_is_not_there",
+            },
+        ),
+        of_conversations("duplicate_item", "what_cannot_be_kept_is_refused_and_nothing_of_it_is_kept"),
+        of_conversations("item_not_found", "items_are_added_paged_and_taken_out"),
+        of_conversations("conversation_too_long", "a_conversation_that_is_too_long_is_not_gone_on_with"),
         both("model_not_found", &json!({"model": "none"})),
     ]
+}
+
+fn of_conversations(code: &'static str, name: &'static str) -> Case {
+    case(code, Play::Test { file: include_str!("../../../src/api/conversations/tests.rs"), name })
 }
 
 fn images() -> Vec<Case> {
@@ -263,6 +307,42 @@ fn edges() -> Vec<Case> {
         ),
         case("unsupported_media_type", Play::Raw(posted("text/plain", "{}"))),
         case(
+            "previous_response_in_progress",
+            Play::Test {
+                file: include_str!("../background.rs"),
+                name: "what_has_not_ended_is_not_continued",
+            },
+        ),
+        case(
+            "stream_expired",
+            Play::Test { file: include_str!("../background.rs"), name: "events_are_kept_for_a_while" },
+        ),
+        case(
+            "bridge_restarted",
+            Play::Test {
+                file: include_str!("../../../src/api/responses/background/tests.rs"),
+                name: "what_was_seen_or_begun_too_often_has_failed",
+            },
+        ),
+        case(
+            "store_full",
+            Play::Test { file: include_str!("../background.rs"), name: "a_full_store_takes_none" },
+        ),
+        case(
+            "too_many_failed_keys",
+            Play::Test {
+                file: include_str!("../../../src/api/auth_backoff.rs"),
+                name: "only_so_many_wrong_tokens_wait_at_once",
+            },
+        ),
+        case(
+            "too_many_connections",
+            Play::Test {
+                file: include_str!("../../../src/api/server/tests.rs"),
+                name: "a_full_house_is_a_503_and_our_health_is_told_all_the_same",
+            },
+        ),
+        case(
             "internal_error",
             Play::Test {
                 file: include_str!("../../../src/api/router/tests.rs"),
@@ -329,7 +409,7 @@ fn turns() -> Vec<Case> {
             turn.item_started("contextCompaction", "c");
         }),
         failed("lost_turn", |daemon, _| daemon.peer.status("idle")),
-        failed("app_server_connection_lost", |daemon, _| daemon.peer.cut()),
+        case("app_server_connection_lost", Play::Lost),
         with(
             "answer_too_large",
             |config| config.turn.max_output_bytes = 64,
@@ -394,6 +474,13 @@ fn answers() -> Vec<Case> {
             Play::Test {
                 file: include_str!("../retries.rs"),
                 name: "a_retry_that_says_something_else_is_a_named_failure",
+            },
+        ),
+        case(
+            "upstream_unavailable",
+            Play::Test {
+                file: include_str!("../upstream.rs"),
+                name: "an_open_breaker_refuses_until_a_probe_is_answered",
             },
         ),
         case(
