@@ -4,6 +4,8 @@
 // These stand elsewhere because other tests use them too.
 #[path = "../support/http.rs"]
 mod http;
+#[path = "../support/processes.rs"]
+mod processes;
 #[path = "../support/redis.rs"]
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod redis_server;
@@ -18,17 +20,25 @@ mod table;
 mod support;
 mod world;
 
+mod account;
 mod affinity;
+mod background;
 mod bad_input;
 mod calls;
+mod classes;
 mod client;
 mod connect;
 mod continuation;
+mod conversations;
 mod failures;
 mod files;
 mod leaks;
 mod lifecycle;
+mod orphans;
+mod pool;
 mod process;
+mod restarts;
+mod security;
 mod supervisor;
 mod tool_types;
 mod tools;

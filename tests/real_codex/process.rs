@@ -1,6 +1,8 @@
 //! `codex-bridge serve` as a process of its own, before a stand-in of the test's: it can be killed.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -15,6 +17,8 @@ use tokio::process::{Child, Command};
 use crate::http::{Client, PATIENCE, until};
 use crate::support::{Place, bounded, codex};
 use crate::world::{On, processes_of};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_codex-bridge");
 
 /// A stand-in, and a place for the bridges before it.
 pub(crate) struct Stage {
@@ -43,7 +47,22 @@ impl Stage {
 
     /// A bridge on the state folder `state`, with further settings by variable.
     pub(crate) async fn serve(&self, state: &str, settings: &[(&str, &str)]) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_codex-bridge"));
+        let mut command = Command::new(PROGRAM);
+        command.stdin(Stdio::null());
+        self.start(command, state, settings).await
+    }
+
+    /// The same on a socket that the test holds, passed as systemd does.
+    pub(crate) async fn serve_on(&self, socket: &TcpListener, state: &str) -> Process {
+        // The socket comes as standard input: only the shell can give it its number.
+        let mut command = Command::new("sh");
+        let passed = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3<&0 </dev/null";
+        command.args(["-c", passed, "sh", PROGRAM]);
+        command.stdin(OwnedFd::from(socket.try_clone().expect("the socket")));
+        self.start(command, state, &[]).await
+    }
+
+    async fn start(&self, mut command: Command, state: &str, settings: &[(&str, &str)]) -> Process {
         command.arg("serve").args(["--port", "0"]).arg("--state").arg(self.state(state));
         command.arg("--codex-bin").arg(codex().await);
         for setting in self.standin.codex_config() {
@@ -55,7 +74,7 @@ impl Stage {
         command.envs(self.standin.child_environment());
         command.envs(settings.iter().copied().collect::<BTreeMap<_, _>>());
         let log = std::fs::File::options().create(true).append(true).open(self.log(state)).expect("a log");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        command.stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().expect("the binary runs");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let address = loop {
@@ -128,9 +147,13 @@ impl Process {
         self.client.get("/v1/health").await.ok()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Ends it by SIGTERM, as it should.
     pub(crate) async fn stop(mut self) {
-        let pid = self.child.id().expect("it runs");
+        let pid = self.pid();
         kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGTERM).expect("the signal is sent");
         let status = bounded(self.child.wait()).await.expect("it ends");
         assert_eq!(status.code(), Some(0));

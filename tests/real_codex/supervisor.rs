@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use codex_bridge::app_server::{AppServer, AppServerState, SetupError, StateFolder};
+use codex_bridge::app_server::{AppServer, AppServerState, DisconnectReason, SetupError, StateFolder};
 use codex_bridge::config::{AppServerConfig, Endpoint, Scaffold};
 use codex_bridge::model::LoginState;
 use codex_bridge::tasks::Tasks;
@@ -86,7 +86,9 @@ async fn a_child_is_ready_comes_back_when_killed_and_leaves_nothing() {
     assert!(app_server.probe(Duration::from_secs(5)).await);
     started.stop().await;
     assert_eq!(std::fs::read_dir(place.state().join("children")).unwrap().count(), 0);
-    assert_eq!(std::fs::read_dir(place.state().join("cwd")).unwrap().count(), 0);
+    for folder in std::fs::read_dir(place.state().join("cwd")).unwrap().flatten() {
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{folder:?}");
+    }
     StateFolder::open(&place.state()).unwrap();
 }
 
@@ -187,6 +189,73 @@ async fn a_child_that_takes_too_much_memory_is_replaced_and_finishes_what_it_has
     assert!(!old.is_closed() && old.ping(Duration::from_secs(5)).await.is_ok(), "the old one drains");
     drop(old);
     started.stop().await;
+}
+
+/// The folders of databases in the private home, and what lies there beside them.
+fn databases(place: &Place) -> (usize, Vec<String>) {
+    let names = std::fs::read_dir(place.state().join("codex-home")).unwrap().flatten();
+    let names: Vec<_> = names.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let (folders, others): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| name.starts_with("databases-"));
+    (folders.len(), others.into_iter().filter(|name| name.contains("sqlite")).collect())
+}
+
+#[tokio::test]
+async fn databases_are_bounded_and_go_with_their_child() {
+    let place = Place::new();
+    let memory_check = Duration::from_millis(100);
+    let config = AppServerConfig { memory_check, max_databases: 1, ..place.config_without_login() };
+    let started = Started::ready(&place, &config).await;
+    until(|| started.app_server.status().processes[0].databases.is_some_and(|bytes| bytes > 1)).await;
+    let old = bounded(started.app_server.connection()).await.unwrap();
+    assert_eq!(bounded(started.app_server.generations().changed(1)).await, Some(2));
+    // Never under one that still uses them.
+    assert!(!old.is_closed() && old.ping(Duration::from_secs(5)).await.is_ok(), "the old one drains");
+    assert_eq!(databases(&place), (2, Vec::new()));
+    drop(old);
+    until(|| databases(&place).0 <= 1).await;
+    started.stop().await;
+    assert_eq!(databases(&place), (0, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_child_that_is_stopped_is_found_and_replaced() {
+    let place = Place::new();
+    let config = AppServerConfig {
+        probe_interval: Duration::from_millis(200),
+        probe_timeout: Duration::from_secs(1),
+        ..place.config_without_login()
+    };
+    let started = Started::ready(&place, &config).await;
+    let (pid, old) = (started.pid(), bounded(started.app_server.connection()).await.unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let stopped = std::time::Instant::now();
+    let reason = bounded(old.closed()).await;
+    assert_eq!(reason, DisconnectReason::Hung(config.probe_timeout));
+    assert!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
+    assert_eq!(bounded(started.app_server.generations().changed(1)).await, Some(2));
+    until(|| !alive(pid)).await;
+    started.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_on_a_child_that_is_stopped_is_run_again() {
+    let world = World::configured(On::Plain, |config, _| {
+        config.app_server.probe_interval = Duration::from_millis(200);
+        config.app_server.probe_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let body = serde_json::json!({"input": "SLOW 20 50", "include": ["bridge.trace"]});
+    let stop_it = async {
+        crate::http::until("it runs", async || (!world.seen_with("SLOW").is_empty()).then_some(())).await;
+        let health = world.bridge.health().await;
+        kill(Pid::from_raw(i32::try_from(health.app_server.pid.unwrap()).unwrap()), Signal::SIGSTOP).unwrap();
+    };
+    let (answer, ()) = tokio::join!(world.client.post("/v1/responses", &body), stop_it);
+    let answer = answer.ok();
+    assert!(answer["output"][0]["content"][0]["text"].as_str().unwrap().ends_with("w19"), "{answer}");
+    assert_eq!(answer["bridge"]["trace"]["reruns"], 1, "{answer}");
+    world.end().await;
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use codex_bridge::model::{
-    CallTrace, Item, KeyId, Outcome, RequestId, ResponseId, Retention, SessionIdentity, Tool, ToolChoice,
-    TurnRequest,
+    CallTrace, Item, KeyId, Outcome, Priority, RequestId, ResponseId, Retention, SessionIdentity, Tool,
+    ToolChoice, TurnRequest,
 };
 use serde_json::{Value, json};
 
@@ -20,6 +20,10 @@ fn ask(text: &str) -> TurnRequest {
         request_id: RequestId::generate(),
         key: KeyId::anonymous(),
         session,
+        task_class: None,
+        priority: Priority::default(),
+        concurrency: None,
+        deadline: None,
         model: None,
         instructions: None,
         input: vec![Item::input_text("user", text)],
@@ -38,6 +42,9 @@ fn ask(text: &str) -> TurnRequest {
         max_retry_wait: None,
         stop: Vec::new(),
         retention: Retention::Continuable,
+        head: None,
+        spent: None,
+        until: None,
         encrypted_reasoning: false,
         prompt_cache_key: None,
         client_metadata: BTreeMap::new(),

@@ -40,7 +40,7 @@ async fn a_random_walk_logged_in() {
 
 #[tokio::test]
 async fn a_random_walk_before_an_app_server_of_somebody_elses() {
-    Box::pin(walk(Ground::connected().await, 1)).await;
+    Box::pin(walk(Box::pin(Ground::connected()).await, 1)).await;
 }
 
 /// Takes `share` fifths of the steps.

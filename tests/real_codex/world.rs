@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
 use crate::http::{Client, until};
+use crate::processes::processes_in;
 use crate::support::{Place, bounded, codex};
 
 /// What the stand-in is.
@@ -169,24 +170,7 @@ async fn prepare(face: On, place: &Place, tasks: &Tasks) -> (StandIn, Config) {
 
 /// Command lines of the codex processes that work in this place.
 pub(crate) fn processes_of(place: &Place) -> Vec<String> {
-    let here = place.temp.path().to_string_lossy().into_owned();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let pid = entry.file_name().to_string_lossy().into_owned();
-        if !pid.bytes().all(|byte| byte.is_ascii_digit()) || pid == std::process::id().to_string() {
-            continue;
-        }
-        let read = |name: &str| -> String {
-            let bytes = std::fs::read(entry.path().join(name)).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).replace('\0', " ")
-        };
-        let command = read("cmdline");
-        // One that has ended and waits to be reaped has no command line.
-        if !command.is_empty() && (command.contains(&here) || read("environ").contains(&here)) {
-            found.push(format!("{pid}: {command}"));
-        }
-    }
-    found
+    processes_in(place.temp.path())
 }
 
 /// Items without what the app-server notes on them for the backend (no model sees it), and without nulls.
