@@ -33,10 +33,7 @@ impl Daemon {
         std::fs::create_dir(&home)?;
         let mut command = serve(program, folder.path(), &home, &provider(standin.address()));
         if few_roots {
-            let file = folder.path().join("roots.pem");
-            std::fs::write(&file, made_up_root()?)?;
-            // The model is reached without TLS: none is needed.
-            command.env("SSL_CERT_FILE", file).env_remove("SSL_CERT_DIR").env_remove("NIX_SSL_CERT_FILE");
+            give_few_roots(&mut command, folder.path())?;
         }
         let bridge = Service::start(command, "listening on", &folder.path().join("bridge.log")).await?;
         Ok(Self { bridge, standin, folder })
@@ -73,6 +70,14 @@ pub(crate) fn serve(program: &Path, folder: &Path, home: &Path, codex_config: &[
     command.env("CODEX_BRIDGE_LOG__FILTER", "info").env("CODEX_NATIVE_API_AUTH_TOKEN", API_KEY);
     command.envs(["NO_PROXY", "no_proxy"].map(|name| (name, "127.0.0.1,localhost")));
     command
+}
+
+/// Gives what `command` starts one certificate authority: the model is reached without TLS, none is needed.
+pub(crate) fn give_few_roots(command: &mut Command, folder: &Path) -> anyhow::Result<()> {
+    let file = folder.join("roots.pem");
+    std::fs::write(&file, made_up_root()?)?;
+    command.env("SSL_CERT_FILE", file).env_remove("SSL_CERT_DIR").env_remove("NIX_SSL_CERT_FILE");
+    Ok(())
 }
 
 /// A certificate authority nobody has signed anything with.

@@ -14,12 +14,13 @@ mod direct;
 mod http;
 mod latency;
 mod ordinary;
+#[expect(dead_code, reason = "the fault suite uses the rest of it")]
 mod process;
 mod prompt;
 mod report;
 mod rpc;
+#[expect(dead_code, reason = "the fault suite uses the rest of it")]
 mod service;
-mod soak;
 mod standin;
 mod stats;
 mod store;
@@ -62,8 +63,6 @@ struct Args {
 enum Scenario {
     /// What the bridge adds to a direct client, and what it saves beside an ordinary one.
     Latency(latency::Args),
-    /// Memory over many calls in a row.
-    Soak(soak::Args),
     /// Prompt cache keys and upstream bytes of clients without state, with and without affinity and templates.
     Cache(cache::Args),
     /// The response stores alone.
@@ -88,12 +87,11 @@ async fn run(args: &Args) -> anyhow::Result<()> {
         // It has daemons of its own, one for each setting.
         Scenario::Cache(scenario) => return finish(&cache::run(scenario, &args.bin).await?, args),
         Scenario::Store(scenario) => return finish(&store::run(scenario).await?, args),
-        Scenario::Latency(_) | Scenario::Soak(_) => {}
+        Scenario::Latency(_) => {}
     }
     let mut daemon = Daemon::start(&args.bin, args.few_roots).await?;
     let measured = match &args.scenario {
         Scenario::Latency(scenario) => latency::run(scenario, &daemon).await,
-        Scenario::Soak(scenario) => soak::run(scenario, &daemon).await,
         Scenario::Cache(_) | Scenario::Store(_) => unreachable!("it has no daemon"),
     };
     let report = match measured {

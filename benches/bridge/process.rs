@@ -3,8 +3,9 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 /// How a process was started.
 #[derive(Debug)]
@@ -39,8 +40,15 @@ impl CommandLine {
     }
 }
 
-/// The one child of `parent` with `argument` on its command line.
+/// The first child of `parent` with `argument` on its command line.
 pub(crate) fn child_with(parent: u32, argument: &str) -> anyhow::Result<u32> {
+    let children = children_with(parent, argument)?;
+    children.first().copied().with_context(|| format!("process {parent} has no child with {argument}"))
+}
+
+/// The children of `parent` with `argument` on their command line.
+pub(crate) fn children_with(parent: u32, argument: &str) -> anyhow::Result<Vec<u32>> {
+    let mut children = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         // A process may be gone by now.
@@ -52,22 +60,48 @@ pub(crate) fn child_with(parent: u32, argument: &str) -> anyhow::Result<u32> {
         }
         let arguments = nul_separated(Path::new(&format!("/proc/{pid}/cmdline"))).unwrap_or_default();
         if arguments.iter().any(|found| found == argument) {
-            return Ok(pid);
+            children.push(pid);
         }
     }
-    bail!("process {parent} has no child with {argument}")
+    Ok(children)
 }
 
 /// Resident memory, bytes.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
+    let status = status(pid, "VmRSS:")?;
+    let kilobytes = status.strip_suffix(" kB").context("no VmRSS")?;
+    Ok(kilobytes.trim().parse::<u64>()? * 1024)
+}
+
+/// What its threads have had of the processors, and how long they have waited for one, together.
+pub(crate) fn scheduled(pid: u32) -> anyhow::Result<(Duration, Duration)> {
+    let mut sum = (Duration::ZERO, Duration::ZERO);
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // It may have ended by now.
+        let Ok(schedule) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        let mut spans = schedule.split_whitespace().map(|span| span.parse().map(Duration::from_nanos));
+        let (Some(Ok(ran)), Some(Ok(waited))) = (spans.next(), spans.next()) else { continue };
+        sum = (sum.0 + ran, sum.1 + waited);
+    }
+    Ok(sum)
+}
+
+/// How many threads it has.
+pub(crate) fn threads(pid: u32) -> anyhow::Result<usize> {
+    Ok(status(pid, "Threads:")?.parse()?)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "memory here stays far below 2^52 bytes")]
+pub(crate) fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// A field of the process's status.
+fn status(pid: u32, field: &str) -> anyhow::Result<String> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
         .with_context(|| format!("process {pid} is gone"))?;
-    let kilobytes = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.trim().strip_suffix(" kB"))
-        .context("no VmRSS")?;
-    Ok(kilobytes.trim().parse::<u64>()? * 1024)
+    let value = status.lines().find_map(|line| line.strip_prefix(field));
+    Ok(value.with_context(|| format!("no {field}"))?.trim().to_owned())
 }
 
 fn nul_separated(file: &Path) -> anyhow::Result<Vec<OsString>> {

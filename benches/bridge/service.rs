@@ -72,6 +72,11 @@ impl Service {
         format!("the last lines of {}:\n{}", self.log.display(), last.join("\n"))
     }
 
+    /// SIGKILL.
+    pub(crate) async fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
     /// SIGTERM, and a clean end within the bound.
     pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
         terminate(self.pid);

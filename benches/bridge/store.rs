@@ -11,10 +11,9 @@ use codex_bridge::store::{Lookup, ResponseStore, StoredResponse, open};
 use codex_bridge::tasks::Tasks;
 use futures_util::{StreamExt, stream};
 
-use crate::process::resident;
+use crate::process::{megabytes, resident};
 use crate::redis::RedisServer;
 use crate::report::{Cell, Report};
-use crate::soak::megabytes;
 use crate::stats::Series;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -274,12 +273,16 @@ impl<'a> Bench<'a> {
             key: KeyId::new("bench"),
             account: Some("account".into()),
             session: SessionId::new("session"),
+            session_by_caller: true,
             model: "gpt-6-luna".into(),
             route: Route::Live,
             thread: ThreadId::new("0199a213-81c0-7800-8aa1-bbab2a035a53"),
             turn: TurnId::new("0199a213-81c0-7800-8aa1-bbab2a035a54"),
             generation: 1,
             upstream_response_id: None,
+            own_input: 1,
+            incomplete: None,
+            head: None,
             input: vec![text("user")],
             output: vec![text("assistant")],
             open_calls: Vec::new(),
