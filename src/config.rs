@@ -29,11 +29,11 @@ pub use error::{Mistake, Mistakes, Source};
 pub use load::{Flag, FlagValue, Loaded, Profile, Request, load};
 pub use reference::markdown_table;
 pub use sections::{
-    AdmissionConfig, AppServerConfig, AudioConfig, AuthConfig, BackgroundConfig, BreakerConfig, BreakerMode,
-    Config, ContinuationConfig, EncryptionKey, Endpoint, FallbackConfig, FallbackReason, FilesConfig,
-    ImagesConfig, KeyLimits, LogConfig, LogFormat, Machine, ModelsConfig, NamedKey, NamedToken,
-    OnAccountChange, RequestsConfig, Scaffold, ServerConfig, ShutdownConfig, StoreBackend, StoreConfig,
-    StreamConfig, TurnConfig, UnknownTools, UpstreamConfig,
+    AdmissionConfig, AppServerConfig, AudioConfig, AuthConfig, BackgroundConfig, BatchesConfig,
+    BreakerConfig, BreakerMode, Config, ContinuationConfig, EncryptionKey, Endpoint, FallbackConfig,
+    FallbackReason, FilesConfig, ImagesConfig, KeyLimits, LogConfig, LogFormat, Machine, ModelsConfig,
+    NamedKey, NamedToken, OnAccountChange, RequestsConfig, Scaffold, ServerConfig, ShutdownConfig,
+    SocketConfig, StoreBackend, StoreConfig, StreamConfig, TurnConfig, UnknownTools, UpstreamConfig,
 };
 pub use show::{Setting, as_json, as_text};
 pub use units::duration;

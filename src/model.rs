@@ -7,6 +7,7 @@ mod item;
 mod request;
 mod route;
 mod session;
+mod ticket;
 mod tool;
 mod trace;
 
@@ -17,5 +18,6 @@ pub use item::{Item, PackedItems};
 pub use request::{Priority, Retention, TurnRequest};
 pub use route::Route;
 pub use session::{SessionIdentity, SessionSource};
+pub use ticket::CallTicket;
 pub use tool::{Location, Namespace, Strict, Tool, ToolChoice, ToolInput, ToolName, WebSearch, grammar};
 pub use trace::{CallTrace, Ended, Phases, Rebuilt, Trace};

@@ -1,5 +1,8 @@
 //! The only place that spawns: every task is tracked, named, and ends with the token.
 
+pub(crate) mod shares;
+pub(crate) mod tether;
+
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{LazyLock, mpsc};
@@ -8,6 +11,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+
+/// Up to so many bytes are worked on where they are: about a millisecond.
+const INLINE_BYTES: usize = 128 * 1024;
 
 /// Spawns tasks and waits for them. Cheap to clone; all clones share one tracker.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +48,15 @@ impl Tasks {
         F: FnOnce() -> T + Send + 'static,
     {
         self.tracker.spawn_blocking(work).await.ok()
+    }
+
+    /// Does work on about so many bytes, off the async threads where they are many; `None` if it panicked.
+    pub async fn on_bytes<T, F>(&self, bytes: usize, work: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        if bytes <= INLINE_BYTES { Some(work()) } else { self.blocking(work).await }
     }
 
     /// Tasks that have not ended.
@@ -82,7 +97,16 @@ pub fn lasting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::lasting;
+    use super::{INLINE_BYTES, Tasks, lasting};
+
+    #[tokio::test]
+    async fn many_bytes_are_worked_on_off_the_async_threads() {
+        let (tasks, here) = (Tasks::new(), std::thread::current().id());
+        for (bytes, inline) in [(0, true), (INLINE_BYTES, true), (INLINE_BYTES + 1, false)] {
+            let there = tasks.on_bytes(bytes, || std::thread::current().id()).await;
+            assert_eq!(there.map(|there| there == here), Some(inline), "{bytes} bytes");
+        }
+    }
 
     #[test]
     fn lasting_work_is_done_on_one_thread_and_a_panic_does_not_end_it() {

@@ -54,8 +54,11 @@ where
     })
 }
 
-/// Makes writers that keep an event on one line, whatever a value of it holds: a line that looks like one of ours
-/// is one of ours.
+/// Bytes of one line; the rest of a longer one is left out, which its end says.
+const LONGEST_LINE: usize = 16 * 1024;
+
+/// Makes writers that keep an event on one line of bounded length, whatever a value of it holds: a line that looks
+/// like one of ours is one of ours.
 struct OneLine<W> {
     writer: W,
     /// Escape sequences are our own colours: the formatter has made those of values harmless.
@@ -75,17 +78,21 @@ impl<W: Write> Write for OneLine<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let line = event.strip_suffix(b"\n").unwrap_or(event);
         let breaks = |byte: &u8| byte.is_ascii_control() && !(self.color && *byte == 0x1b);
-        if !line.iter().any(breaks) {
+        if line.len() <= LONGEST_LINE && !line.iter().any(breaks) {
             self.writer.write_all(event)?;
             return Ok(event.len());
         }
-        let mut safe = Vec::with_capacity(event.len() + 16);
+        let (line, rest) = line.split_at(cut(line));
+        let mut safe = Vec::with_capacity(line.len() + 64);
         for byte in line {
             if breaks(byte) {
                 safe.extend(byte.escape_ascii());
             } else {
                 safe.push(*byte);
             }
+        }
+        if !rest.is_empty() {
+            safe.extend(format!("... ({} bytes left out)", rest.len()).into_bytes());
         }
         safe.push(b'\n');
         self.writer.write_all(&safe)?;
@@ -95,6 +102,16 @@ impl<W: Write> Write for OneLine<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
     }
+}
+
+/// Where a line ends at the latest: between two characters.
+fn cut(line: &[u8]) -> usize {
+    let is_within = |at: usize| line.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    let mut at = line.len().min(LONGEST_LINE);
+    while is_within(at) {
+        at -= 1;
+    }
+    at
 }
 
 #[cfg(test)]
@@ -160,6 +177,25 @@ mod tests {
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(!text.contains(['\r', '\u{1b}', '\0', '\t']) && text.contains('ü'), "{text}");
+    }
+
+    #[test]
+    fn a_line_is_cut_between_two_characters_and_says_so() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let config = LogConfig { format: LogFormat::Text, filter: "info".into() };
+        let subscriber = subscriber(&config, false, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            for shift in 0..2 {
+                tracing::info!("{}{}", "x".repeat(shift), "ü".repeat(LONGEST_LINE));
+            }
+            tracing::info!("short");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert!(lines[..2].iter().all(|line| line.ends_with("bytes left out)")), "not cut");
+        assert!(lines[..2].iter().all(|line| line.len() < LONGEST_LINE + 64), "too long");
+        assert!(lines.len() == 3 && lines[2].ends_with("short"), "{} lines", lines.len());
     }
 
     #[test]

@@ -4,10 +4,10 @@
 use super::classes;
 use super::error::{Mistake, Source};
 use super::kinds::{
-    AccountChange, Address, BackendName, BaseUrl, BreakerModeName, CipherKey, Count, Filter, Folder, Format,
-    Host, Hosts, Kind, Limits, Map, Names, OnUnknownTools, OptionalFile, OptionalText, Origins, Percent,
-    Place, Port, Positive, Processes, Program, Reasons, RedisPrefix, RedisUrl, ScaffoldName, Secret,
-    Settings, Size, Span, SpanOrZero, Switch, Tokens,
+    AccountChange, Address, BackendName, BaseUrl, BreakerModeName, ChainItems, CipherKey, Count, Filter,
+    Folder, Format, Host, Hosts, Kind, Limits, Map, Names, OnUnknownTools, OptionalFile, OptionalText,
+    Origins, Percent, Place, Port, Positive, Processes, Program, Reasons, RedisPrefix, RedisUrl,
+    ScaffoldName, Secret, Settings, Size, Span, SpanOrZero, Switch, Tokens,
 };
 use super::sections::Config;
 use super::value::Value;
@@ -94,10 +94,10 @@ pub(super) static KEYS: &[Key] = &[
     key!(server.allowed_origins, Origins, "Web origins whose pages may call; a request with any other `Origin` is refused."),
     key!(server.allowed_hosts, Hosts, "`Host` names taken beside the loopback ones; any other is refused."),
     key!(server.max_body_bytes, Size, "Largest request body; more is a 413."),
-    key!(server.body_memory, Size, "All request bodies held at once, each until its call has ended; past it a body waits unread, at most `server.body_timeout`, and then is a 503."),
+    key!(server.body_memory, Size, "All request bodies held at once, each until its call has ended, at most half of it a key's, but for a single larger body. Past it a body waits unread, at most `server.body_timeout`, and then is a 503."),
     key!(server.header_timeout, Span, "A client must have sent its request head by then; a kept-alive connection may be idle as long."),
     key!(server.body_timeout, Span, "A client must have sent its whole body by then."),
-    key!(server.write_timeout, Span, "A client must take something of its answer within this while there is something to take; else its connection is closed."),
+    key!(server.write_timeout, Span, "A client must take something of its answer within this while there is something to take; else its connection is closed, or on HTTP/2, where others read on, its stream."),
     key!(server.max_connections, Positive, "Connections held at once. Past it, the one that is idle longest makes place; where none is idle, a newcomer gets a 503 (and `/healthz`, `/readyz`, `/v1/health`)."),
     key!(auth.tokens, Tokens, "Bearer tokens by name: `name = \"secret\"` or `name = {file = \"path\"}`. With none, and no file of keys, anyone who reaches the loopback address may call.")
         .also(NATIVE_TOKEN)
@@ -123,13 +123,14 @@ pub(super) static KEYS: &[Key] = &[
     key!(app_server.probe_interval, SpanOrZero, "How often an app-server is asked whether it still answers; `0s` never asks."),
     key!(app_server.probe_timeout, Span, "It must have answered by then; after two in a row that it did not, it is killed and another one started."),
     key!(app_server.orphan_sweep, SpanOrZero, "How often, beside each new connection, threads of ours that nobody waits for are looked for, and their turns interrupted; `0s` never looks."),
-    key!(app_server.start_timeout, Span, "The child must answer by then."),
+    key!(app_server.start_timeout, Span, "The child must answer by then; after one that was late the next has twice as long, up to four times."),
+    key!(app_server.drain_limit, Span, "A replaced app-server may finish its turns this long, and never less than `turn.deadline`."),
     key!(app_server.request_timeout, Span, "One request to the app-server must be answered by then."),
     key!(models.default_model, OptionalText, "For requests that name no model; else the account's own default.")
         .also("CODEX_NATIVE_API_DEFAULT_MODEL"),
     key!(models.aliases, Map, "What a client may call a model: `\"gpt-4o-mini\" = \"gpt-6-luna\"`."),
     key!(admission.slots, Positive, "Turns that run at once."),
-    key!(admission.queue, Count, "Requests that wait for a slot; more is a 429. One key, and all `batch` requests together, get at most half of it."),
+    key!(admission.queue, Count, "Requests that wait for a slot; more is a 429. One key, and all `batch` requests together, get at most half of it; where it is full, a key with nothing in it takes the newest place of the key with most."),
     key!(admission.queue_timeout, SpanOrZero, "Longest wait for a slot; more is a 429."),
     key!(upstream.reserve_percent, Percent, "Share of the account's usage windows that is left to the owner's own Codex: past `100 - reserve_percent` new calls are a 429 `usage_limit_reached`."),
     key!(upstream.refresh, Span, "The account's windows are asked for again when a call comes and they are this old; every answer tells them too."),
@@ -162,7 +163,7 @@ pub(super) static KEYS: &[Key] = &[
     key!(continuation.ttl, Span, "A response can be continued this long after its last use."),
     key!(continuation.max_records, Positive, "Most responses kept in memory; past it the least recently used goes."),
     key!(continuation.max_bytes, Size, "Most bytes of items kept in memory; past it the least recently used response goes. A chain that takes more than half of it on its own is continued from the store alone."),
-    key!(continuation.max_chain_items, Positive, "Most items of a chain, the new ones included; more is a 400 `chain_too_long`."),
+    key!(continuation.max_chain_items, ChainItems, "Most items of a chain, the new ones included, 1 to 10000; more is a 400 `chain_too_long`."),
     key!(continuation.keep_unstored, Switch, "Whether a `store: false` response can be continued, from memory alone."),
     key!(continuation.on_account_change, AccountChange, "A chain that was begun under another login: `fail` is a 400, `rebuild` goes on without its encrypted reasoning."),
     key!(continuation.store_timeout, Span, "The response store must have answered by then; a slower one counts as down."),
@@ -171,7 +172,8 @@ pub(super) static KEYS: &[Key] = &[
     key!(continuation.spare_threads, Count, "Threads started ahead of the call that will use them."),
     key!(continuation.spare_ttl, Span, "How long an unused spare thread is kept."),
     key!(continuation.affinity, Switch, "Whether a request that brings its whole conversation goes on in the idle thread that holds its beginning."),
-    key!(continuation.templates, Count, "Long beginnings of one-shot calls that are kept on disk while they are used, so that the calls share a prompt cache key; 0 keeps none."),
+    key!(continuation.templates, Count, "Long beginnings of one-shot calls that are kept on disk while they are used, so that the calls share a prompt cache key; 0 keeps none.")
+        .default("8; 0 with `store.encryption_key`, which does not cover them"),
     key!(continuation.template_tokens, Count, "How long such a beginning must be, tokens, about."),
     key!(continuation.template_ttl, Span, "A beginning that was not used for this long is deleted."),
     key!(continuation.held_turns, Count, "Turns held open for their tools' outputs; past it the oldest is given up, and rebuilt when the outputs come."),
@@ -180,7 +182,7 @@ pub(super) static KEYS: &[Key] = &[
     key!(store.path, OptionalFile, "The embedded store's file.")
         .default("`responses.redb` in `state.dir`"),
     key!(store.max_records, Positive, "Most responses kept (`memory`, `embedded`); past it the least recently used goes."),
-    key!(store.max_bytes, Size, "Most bytes they take (`memory`, `embedded`); past it the least recently used goes."),
+    key!(store.max_bytes, Size, "Most bytes they take (`memory`, `embedded`); past it the least recently used goes. A chain that takes more than half of it on its own is continued from memory alone."),
     key!(store.max_document_bytes, Size, "Most bytes of documents: conversations, stored chat completions, background responses, files, batches (`memory`, `embedded`); past it none is taken, 503 `store_full`."),
     key!(store.document_ttl, Span, "A document lives this long after its last change."),
     key!(store.redis_url, RedisUrl, "`redis://[user:password@]host[:port][/db]`, `rediss://…` for TLS, or `unix:///path`, for `redis`.")
@@ -195,6 +197,15 @@ pub(super) static KEYS: &[Key] = &[
     key!(background.log_bytes, Size, "All their events that are kept for streams; past it the oldest of those that have ended go, and a later stream of it is a 400 `stream_expired`."),
     key!(background.keep, Span, "Their events are kept this long after the end."),
     key!(background.lease, Span, "With `store.backend = \"redis\"`: a bridge that was not heard of for this long is gone, and another one takes up what it had."),
+    key!(batches.concurrency, Positive, "Rows of batches that run at once, of all batches together; always one less than `admission.slots`, where there is more than one."),
+    key!(batches.max_open, Positive, "Batches that have not ended; one more is a 429."),
+    key!(batches.max_rows, Positive, "Requests of one batch; with more it fails."),
+    key!(batches.window, Span, "A batch has expired this long after it was made: what has no result then gets none. The API calls it `24h` whatever it is."),
+    key!(batches.max_file_bytes, Size, "Largest uploaded file; more is a 413. Uploads are bound by this in place of `server.max_body_bytes`."),
+    key!(batches.max_files_bytes, Size, "All files together, results too; past it an upload is a 503 `store_full`. Results are bound by `store.max_document_bytes` alone: a batch waits for room."),
+    key!(batches.upload_timeout, Span, "An upload must be whole by then."),
+    key!(websocket.max_age, Span, "How long a WebSocket may be used; after it, one that has nothing to tell is closed, with `websocket_connection_limit_reached`."),
+    key!(websocket.idle_timeout, Span, "A WebSocket on which nothing was asked or answered for this long is closed."),
     classes::KEY,
     key!(requests.strict_params, Switch, "Whether request fields without effect are a 400 `unsupported_parameter`; else they are named in a header."),
     key!(requests.unknown_tools, OnUnknownTools, "Tools of types that are not served: `refuse` is a 400, `ignore` leaves them out and names them in a header."),

@@ -123,7 +123,7 @@ impl Kind for Count {
     type Value = usize;
 
     fn read(value: &Value, _: &Place<'_>) -> Result<usize, String> {
-        counted(value, 0)
+        counted(value, 0, MOST)
     }
 
     fn show(value: &usize) -> serde_json::Value {
@@ -138,7 +138,7 @@ impl Kind for Positive {
     type Value = usize;
 
     fn read(value: &Value, _: &Place<'_>) -> Result<usize, String> {
-        counted(value, 1)
+        counted(value, 1, MOST)
     }
 
     fn show(value: &usize) -> serde_json::Value {
@@ -146,12 +146,27 @@ impl Kind for Positive {
     }
 }
 
-fn counted(value: &Value, least: i64) -> Result<usize, String> {
+/// Items of a chain: as many as a store reads of one at most, were each a response of its own.
+pub(super) struct ChainItems;
+
+impl Kind for ChainItems {
+    type Value = usize;
+
+    fn read(value: &Value, _: &Place<'_>) -> Result<usize, String> {
+        counted(value, 1, 10_000)
+    }
+
+    fn show(value: &usize) -> serde_json::Value {
+        json!(value)
+    }
+}
+
+fn counted(value: &Value, least: i64, most: i64) -> Result<usize, String> {
     value
         .integer()
-        .filter(|number| (least..=MOST).contains(number))
+        .filter(|number| (least..=most).contains(number))
         .and_then(|number| usize::try_from(number).ok())
-        .ok_or_else(|| format!("wants a whole number from {least} to {MOST}"))
+        .ok_or_else(|| format!("wants a whole number from {least} to {most}"))
 }
 
 /// A number of bytes, at least one.

@@ -117,6 +117,10 @@ pub fn load(request: &Request, read: &dyn Fn(&Path) -> io::Result<String>) -> Re
         for_demo(&mut config);
     }
     api_keys::load(&mut config, read, &mut mistakes);
+    // What is to be encrypted is not to lie beside it in plain text, unless that is asked for.
+    if config.store.encryption_key.is_some() && !origins.contains_key("continuation.templates") {
+        config.continuation.templates = 0;
+    }
     check::check(&config, &origins, request.profile, &mut mistakes);
     if !mistakes.is_empty() {
         mistakes.sort_by_key(|mistake| layer(&mistake.source));

@@ -1,10 +1,14 @@
 //! One struct per concern. `Default` is what a fresh install runs with; each default says why.
 
 mod background;
+mod batches;
 mod upstream;
+mod websocket;
 
 pub use self::background::BackgroundConfig;
+pub use self::batches::BatchesConfig;
 pub use self::upstream::{BreakerConfig, BreakerMode, FallbackConfig, FallbackReason, UpstreamConfig};
+pub use self::websocket::SocketConfig;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -48,6 +52,10 @@ pub struct Config {
     pub store: StoreConfig,
     /// `background.*`
     pub background: BackgroundConfig,
+    /// `batches.*`
+    pub batches: BatchesConfig,
+    /// `websocket.*`
+    pub websocket: SocketConfig,
     /// `classes.*`
     pub classes: ClassesConfig,
     /// `requests.*`
@@ -245,6 +253,8 @@ pub struct AppServerConfig {
     pub orphan_sweep: Duration,
     /// The child must be initialised by then.
     pub start_timeout: Duration,
+    /// A replaced one may finish its turns this long.
+    pub drain_limit: Duration,
     /// One JSON-RPC request must be answered by then.
     pub request_timeout: Duration,
 }
@@ -270,6 +280,7 @@ impl Default for AppServerConfig {
             probe_timeout: Duration::from_secs(8),
             orphan_sweep: Duration::from_secs(5 * 60),
             start_timeout: Duration::from_secs(30),
+            drain_limit: Duration::from_secs(15 * 60),
             request_timeout: Duration::from_secs(30),
         }
     }

@@ -402,6 +402,10 @@ fn the_store_is_told_where_and_with_what_key() {
     let expected = Some(EncryptionKey::new(std::array::from_fn(|n| if n % 2 == 0 { 0 } else { 0xff })));
     assert_eq!(keyed(&hex).right().store.encryption_key, expected);
     assert_eq!(keyed(base64).right().store.encryption_key, expected);
+    // Templates lie on disk in plain text.
+    assert_eq!(keyed(&hex).right().continuation.templates, 0);
+    let asked = keyed(&hex).variable("CODEX_BRIDGE_CONTINUATION__TEMPLATES", "3");
+    assert_eq!(asked.right().continuation.templates, 3);
     for wrong in ["hunter2", &hex[1..], &"zz".repeat(32), "AP8A"] {
         let mistakes = keyed(wrong).wrong();
         assert!(mistakes.len() == 1 && mistakes[0].contains("wants 32 bytes"), "{mistakes:?}");

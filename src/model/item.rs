@@ -3,11 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// One Responses API item. Cheap to clone; immutable; kept as JSON because both wires carry it verbatim.
-#[derive(Clone, PartialEq, Serialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Item(Arc<Map<String, Value>>);
 
@@ -57,6 +57,24 @@ impl Item {
     /// Any field.
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field)
+    }
+
+    /// What a compaction item of ours stands for. Ours alone: no client can say it, and none is told.
+    pub const SUMMARY: &str = "codex_bridge_summary";
+
+    /// The message that goes to the model in the place of a compaction item; `None` where the item goes itself.
+    pub fn summary(&self) -> Option<Self> {
+        self.get(Self::SUMMARY).cloned().and_then(Self::from_value)
+    }
+
+    /// Whether it takes the place of all that was said before it, but for the messages of users and developers.
+    pub fn is_compaction(&self) -> bool {
+        self.kind() == "compaction"
+    }
+
+    /// Whether a compaction leaves it where it is.
+    pub fn is_asked(&self) -> bool {
+        self.kind() == "message" && matches!(self.str("role"), Some("user" | "developer"))
     }
 
     /// All fields.

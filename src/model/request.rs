@@ -7,18 +7,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    CallTrace, Item, KeyId, RequestId, ResponseId, SessionIdentity, TaskClass, Tool, ToolChoice, Usage,
-    WebSearch,
+    CallTicket, CallTrace, Item, KeyId, RequestId, ResponseId, SessionIdentity, TaskClass, Tool, ToolChoice,
+    Usage, WebSearch,
 };
 
 /// One call, decoded and checked at the edge. Items are in the form `thread/inject_items` takes: typed,
 /// `developer` instead of `system`, content as parts, images inlined.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for by itself")]
 pub struct TurnRequest {
     /// The id its response will have; chosen at the edge so that every log line carries it.
     pub response_id: ResponseId,
     /// The HTTP request it came with.
     pub request_id: RequestId,
+    /// Of the call that it is a turn of, perhaps one of several.
+    pub ticket: CallTicket,
     /// Whose request it is.
     pub key: KeyId,
     /// Which conversation of the caller's it belongs to; scopes what is looked for beside `previous`. One
@@ -42,6 +45,8 @@ pub struct TurnRequest {
     pub input: Vec<Item>,
     /// The response this one continues.
     pub previous: Option<ResponseId>,
+    /// No answer is wanted, but what takes the conversation's place: what was asked in it, and a summary.
+    pub compacts: bool,
     /// Reasoning effort, in the backend's words; `None` is the model's default.
     pub effort: Option<String>,
     /// Reasoning summary, in the backend's words; `None` asks for none.
@@ -85,6 +90,49 @@ pub struct TurnRequest {
 }
 
 impl TurnRequest {
+    /// A request that says `input` and nothing else: nobody's key, no named session, the account's own model and
+    /// settings, to be continued from memory.
+    pub fn new(input: Vec<Item>) -> Self {
+        let (response_id, session) = (ResponseId::generate(), SessionIdentity::fresh());
+        Self {
+            trace: CallTrace::new(response_id.clone(), session.clone()),
+            response_id,
+            request_id: RequestId::generate(),
+            ticket: CallTicket::default(),
+            key: KeyId::anonymous(),
+            session,
+            task_class: None,
+            priority: Priority::default(),
+            concurrency: None,
+            deadline: None,
+            until: None,
+            model: None,
+            instructions: None,
+            input,
+            previous: None,
+            compacts: false,
+            effort: None,
+            summary: None,
+            verbosity: None,
+            service_tier: None,
+            output_schema: None,
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: true,
+            web_search: None,
+            image_generation: false,
+            spent: None,
+            max_output_tokens: None,
+            stop: Vec::new(),
+            max_retry_wait: None,
+            retention: Retention::Continuable,
+            head: None,
+            encrypted_reasoning: false,
+            prompt_cache_key: None,
+            client_metadata: BTreeMap::new(),
+        }
+    }
+
     /// How long it may take, where `setting` is the most.
     pub fn time_limit(&self, setting: Duration) -> Duration {
         self.deadline.map_or(setting, |wanted| wanted.min(setting))

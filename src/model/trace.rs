@@ -87,6 +87,8 @@ pub enum Rebuilt {
     InstructionsChanged,
     /// The chain was begun under another login.
     OtherAccount,
+    /// A compaction stands for what the thread has said.
+    Compacted,
     /// The thread or the held turn was lost while it was taken over.
     Lost,
 }
@@ -147,6 +149,7 @@ impl Rebuilt {
             Self::ModelChanged => "model_changed",
             Self::OtherAccount => "other_account",
             Self::InstructionsChanged => "instructions_changed",
+            Self::Compacted => "compacted",
             Self::Lost => "lost",
         }
     }
