@@ -24,6 +24,8 @@ pub(crate) enum Body {
     Search(String),
     /// Function calls, all in one response.
     Calls(Vec<Call>),
+    /// A compaction item that holds this summary, after a pause.
+    Compaction { summary: String, pause: Duration },
 }
 
 impl Body {
@@ -54,6 +56,8 @@ pub(crate) struct Planned {
 pub(crate) enum Failure {
     /// This HTTP error, before anything is streamed; `retry_after` in seconds.
     Status { status: u16, retry_after: Option<u64>, code: Option<&'static str> },
+    /// A 400 whose words quote what the user said last.
+    Quote,
     /// The 429 of a plan's used-up window.
     UsageLimit,
     /// The stream ends after two deltas, without a terminal event.

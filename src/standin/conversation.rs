@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::output;
+
 /// What the rules look at, borrowed from one expanded request body.
 #[derive(Debug)]
 pub(crate) struct Conversation<'a> {
@@ -17,7 +19,21 @@ pub(crate) struct Conversation<'a> {
     pub(crate) choice: Choice<'a>,
     /// The schema the answer must follow.
     pub(crate) schema: Option<&'a Value>,
+    /// How a summary of it is asked for, if one is; the words that ask are none of the user's.
+    pub(crate) compaction: Option<Compaction>,
 }
+
+/// How a summary is asked for, and comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compaction {
+    /// In words, as a text.
+    Text,
+    /// By an item, as one.
+    Item,
+}
+
+/// What Codex's own words that ask for a summary begin with.
+const COMPACT: &str = "You are performing a CONTEXT CHECKPOINT COMPACTION.";
 
 /// Outputs of tools, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,18 +71,20 @@ impl<'a> Conversation<'a> {
     /// Reads `body`, whose `input` must be the whole conversation.
     pub(crate) fn read(body: &'a Value) -> Self {
         let items: &[Value] = body["input"].as_array().map_or(&[], Vec::as_slice);
-        let user_texts = match &body["input"] {
+        let mut user_texts: Vec<String> = match &body["input"] {
             Value::String(text) => vec![text.clone()],
-            _ => items
-                .iter()
-                .filter(|item| item["role"] == "user")
-                .map(|item| text_of(&item["content"]))
-                .collect(),
+            _ => items.iter().filter_map(user_text).collect(),
+        };
+        let compaction = if items.last().is_some_and(|item| item["type"] == "compaction_trigger") {
+            Some(Compaction::Item)
+        } else {
+            user_texts.pop_if(|text| text.starts_with(COMPACT)).map(|_| Compaction::Text)
         };
         let (tools, choice) = tools_and_choice(body, items);
         let searches =
             body["tools"].as_array().into_iter().flatten().any(|tool| tool["type"] == "web_search");
-        Self { user_texts, tool_outputs: last_outputs(items), searches, tools, choice, schema: schema(body) }
+        let (tool_outputs, schema) = (last_outputs(items), schema(body));
+        Self { user_texts, tool_outputs, searches, tools, choice, schema, compaction }
     }
 
     /// Whether the model may call this tool.
@@ -83,6 +101,14 @@ impl<'a> Conversation<'a> {
     pub(crate) fn earlier_user_texts(&self) -> &[String] {
         self.user_texts.split_last().map_or(&[], |(_, earlier)| earlier)
     }
+}
+
+/// What a user message says; a compaction item of ours says its summary.
+fn user_text(item: &Value) -> Option<String> {
+    if item["type"] == "compaction" {
+        return output::summary(item["encrypted_content"].as_str()?);
+    }
+    (item["role"] == "user").then(|| text_of(&item["content"]))
 }
 
 /// The text in a content, given as a string or as parts; a line each.
@@ -199,6 +225,25 @@ mod tests {
         assert_eq!(Conversation::read(&told).tool_outputs.unwrap().new_text(), "a");
         let then = json!({"input": [user, call("1"), output("1", json!("a")), user]});
         assert_eq!(Conversation::read(&then).tool_outputs, None);
+    }
+
+    #[test]
+    fn a_summary_is_asked_for_in_words_or_by_an_item() {
+        let user = json!({"role": "user", "content": "one"});
+        let prompt =
+            json!({"role": "user", "content": [{"type": "input_text", "text": format!("{COMPACT} Do.")}]});
+        let words = json!({"input": [user, prompt]});
+        let read = Conversation::read(&words);
+        assert_eq!(
+            (read.compaction, &read.user_texts[..]),
+            (Some(Compaction::Text), &["one".to_owned()][..])
+        );
+        let earlier = output::compaction("cmp".into(), "before", std::time::Duration::ZERO).item();
+        let item = json!({"input": [earlier, user, {"type": "compaction_trigger"}]});
+        let read = Conversation::read(&item);
+        assert_eq!(read.compaction, Some(Compaction::Item));
+        assert_eq!(read.user_texts, ["before", "one"]);
+        assert_eq!(Conversation::read(&json!({"input": [prompt, user]})).compaction, None);
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub(crate) fn failure(text: &str) -> Option<Planned> {
             "stream" => Failure::Cut,
             "stall" => Failure::Stall,
             "usage" => Failure::UsageLimit,
+            "quote" => Failure::Quote,
             "context" => Failure::Failed { code: "context_length_exceeded", retry_after: None, late: false },
             "incomplete" => Failure::Incomplete("max_output_tokens"),
             "filter" => Failure::Incomplete("content_filter"),
@@ -192,6 +193,7 @@ mod tests {
         assert_eq!(failure("FAIL stream"), planned(Failure::Cut, false));
         assert_eq!(failure("FAIL once stall."), planned(Failure::Stall, true));
         assert_eq!(failure("FAIL usage"), planned(Failure::UsageLimit, false));
+        assert_eq!(failure("FAIL quote"), planned(Failure::Quote, false));
         let context = failed("context_length_exceeded", None, false);
         assert_eq!(failure("FAIL context"), planned(context, false));
         assert_eq!(failure("FAIL incomplete"), planned(Failure::Incomplete("max_output_tokens"), false));

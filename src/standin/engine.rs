@@ -97,6 +97,10 @@ impl Engine {
             Some(Failure::Status { status, retry_after, code }) => {
                 Reply::Refused(Refusal::status(status, retry_after, code))
             }
+            Some(Failure::Quote) => {
+                let message = format!("Invalid value: '{}'.", conversation.last_user_text());
+                Reply::Refused(Refusal::malformed(&message, Some("invalid_value")))
+            }
             Some(Failure::UsageLimit) => Reply::Refused(Refusal::usage_limit(unix_seconds() + RESETS_IN)),
             failure => Reply::Streamed(script::play(request, answer, failure, &stamp)),
         }

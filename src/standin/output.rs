@@ -18,6 +18,7 @@ pub(crate) enum Part {
     Message { id: String, text: String, citations: Vec<Value>, pause: Duration, status: &'static str },
     Refusal { id: String, text: String, status: &'static str },
     Call { id: String, call_id: String, call: Call, status: &'static str },
+    Compaction { id: String, encrypted: String, pause: Duration },
 }
 
 type Steps = Box<dyn Iterator<Item = Step> + Send>;
@@ -26,6 +27,20 @@ type Steps = Box<dyn Iterator<Item = Step> + Send>;
 pub(crate) fn reasoning(id: String, summary: String) -> Part {
     let encrypted = STANDARD.encode(format!("stand-in thought: {summary}"));
     Part::Reasoning { id, summary, encrypted }
+}
+
+/// What the made-up encrypted content of a compaction begins with, before it is encoded.
+const SUMMARY: &str = "stand-in summary: ";
+
+/// A compaction item; its encrypted content is made up, and tells of its summary.
+pub(crate) fn compaction(id: String, summary: &str, pause: Duration) -> Part {
+    Part::Compaction { id, encrypted: STANDARD.encode(format!("{SUMMARY}{summary}")), pause }
+}
+
+/// The summary in a compaction item of ours.
+pub(crate) fn summary(encrypted: &str) -> Option<String> {
+    let text = String::from_utf8(STANDARD.decode(encrypted).ok()?).ok()?;
+    text.strip_prefix(SUMMARY).map(str::to_owned)
 }
 
 /// What a search is said to have found.
@@ -64,6 +79,9 @@ impl Part {
                 "id": id, "type": "message", "status": status, "role": "assistant",
                 "content": [{"type": "refusal", "refusal": text}],
             }),
+            Self::Compaction { id, encrypted, .. } => json!({
+                "id": id, "type": "compaction", "encrypted_content": encrypted,
+            }),
             Self::Call { id, call_id, call, status } => {
                 let mut item = json!({
                     "id": id, "type": "function_call", "status": status, "call_id": call_id,
@@ -99,6 +117,9 @@ impl Part {
                 added["status"] = "in_progress".into();
                 added["content"] = json!([]);
                 refusal_steps(&Place { id, index }, &text)
+            }
+            Self::Compaction { pause, .. } => {
+                Box::new((!pause.is_zero()).then_some(Step::Pause(pause)).into_iter())
             }
             Self::Call { id, call, .. } => {
                 added["status"] = "in_progress".into();

@@ -3,13 +3,16 @@
 use serde_json::json;
 
 use super::answer::{Answer, Body, Call};
-use super::conversation::{Conversation, ToolOutputs};
+use super::conversation::{Compaction, Conversation, ToolOutputs};
 use super::{directives, instance, toolpick};
 
 /// What the stand-in answers to `conversation`.
 pub(crate) fn answer(conversation: &Conversation<'_>) -> Answer {
     let text = conversation.last_user_text();
     let thought = directives::thought(text);
+    if let Some(how) = conversation.compaction {
+        return summary(conversation, how);
+    }
     let (mut body, failure) = match &conversation.tool_outputs {
         Some(outputs) => (after_tools(conversation, outputs), directives::failure(&outputs.new_text())),
         None => (body(conversation, text), directives::failure(text)),
@@ -18,6 +21,18 @@ pub(crate) fn answer(conversation: &Conversation<'_>) -> Answer {
         *pause = pace;
     }
     Answer { thought, body, failure }
+}
+
+/// The summary that Codex asks for: what the user has said. It fails and takes its time as the last text says.
+fn summary(conversation: &Conversation<'_>, how: Compaction) -> Answer {
+    let text = conversation.last_user_text();
+    let summary = format!("summary of: {}", conversation.user_texts.join(" / "));
+    let pause = directives::pace(text).unwrap_or_default();
+    let body = match how {
+        Compaction::Text => Body::Text { text: summary, pause },
+        Compaction::Item => Body::Compaction { summary, pause },
+    };
+    Answer { thought: None, body, failure: directives::failure(text) }
 }
 
 /// What the tools have just said can ask for the next round or dictate the answer, as a user text does.

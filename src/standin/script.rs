@@ -82,9 +82,8 @@ pub(crate) fn play(request: &Value, answer: Answer, failure: Option<Failure>, st
         Some(Failure::Cut) => Box::new(opening.chain(two_deltas(middle)).chain([Step::Cut])),
         Some(Failure::Stall) => Box::new(opening.chain(two_deltas(middle)).chain([Step::Stall])),
         // A refusal never gets here; played, it is the whole answer.
-        Some(Failure::Incomplete(_) | Failure::Status { .. } | Failure::UsageLimit) | None => {
-            Box::new(opening.chain(middle).chain([Step::Event(ending)]))
-        }
+        Some(Failure::Incomplete(_) | Failure::Status { .. } | Failure::Quote | Failure::UsageLimit)
+        | None => Box::new(opening.chain(middle).chain([Step::Event(ending)])),
     };
     Script { response_id: frame.id, output, steps: Box::new(numbered(steps)) }
 }
@@ -106,6 +105,9 @@ fn parts(answer: Answer, stamp: &Stamp, status: &'static str) -> Vec<Part> {
         Body::Text { text, pause } => {
             let (id, citations) = (format!("msg_{}", stamp.id), Vec::new());
             parts.push(Part::Message { id, text, citations, pause, status });
+        }
+        Body::Compaction { summary, pause } => {
+            parts.push(output::compaction(format!("cmp_{}", stamp.id), &summary, pause));
         }
         Body::Refusal(text) => parts.push(Part::Refusal { id: format!("msg_{}", stamp.id), text, status }),
         Body::Search(query) => {

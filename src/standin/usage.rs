@@ -21,7 +21,9 @@ impl Usage {
         let input = (json_len(&request["input"]) + instructions) as u64 / 4;
         let reasoning = thought.map_or(0, words);
         let said = match body {
-            Body::Text { text, .. } | Body::Refusal(text) => words(text),
+            Body::Text { text, .. } | Body::Refusal(text) | Body::Compaction { summary: text, .. } => {
+                words(text)
+            }
             Body::Search(query) => words(query) + words(&output::found(query)),
             Body::Calls(calls) => calls.iter().map(|call| words(&call.name) + words(&call.arguments)).sum(),
         };

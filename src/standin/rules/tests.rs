@@ -182,3 +182,19 @@ fn a_search_is_made_with_whatever_searches() {
     assert_eq!(calls[0].arguments, r#"{"search_query":[{"q":"red cats"}]}"#);
     assert!(matches!(ask(json!([])), Body::Text { .. }));
 }
+
+#[test]
+fn a_compaction_is_a_summary_in_the_form_that_was_asked_for() {
+    let user = json!({"role": "user", "content": "SAY one FAIL once 503 PACE 5"});
+    let trigger =
+        answer(json!({"input": [{"role": "user", "content": "zero"}, user, {"type": "compaction_trigger"}]}));
+    let summary = "summary of: zero / SAY one FAIL once 503 PACE 5".to_owned();
+    let pause = Duration::from_millis(5);
+    assert_eq!(trigger.body, Body::Compaction { summary, pause });
+    let failure = Failure::Status { status: 503, retry_after: None, code: None };
+    assert_eq!(trigger.failure, Some(Planned { failure, once: true }));
+    let words =
+        json!({"role": "user", "content": "You are performing a CONTEXT CHECKPOINT COMPACTION. Now."});
+    assert_eq!(answer(json!({"input": [user, words]})).thought, None);
+    assert_eq!(answer(json!({"input": [{"role": "user", "content": "hi"}, words]})), text("summary of: hi"));
+}
