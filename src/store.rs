@@ -20,8 +20,9 @@ pub use documents::{Document, DocumentKind, Documents, Entry, Listed, Page};
 pub use embedded::EmbeddedStore;
 pub use error::StoreError;
 pub use memory::MemoryStore;
-pub use open::{OpenError, open, open_documents};
+pub use open::{OpenError, open, open_documents, open_seal};
 pub use record::{Chain, Lookup, StoredResponse};
+pub use seal::Seal;
 pub use shared::RedisStore;
 
 use std::fmt;
@@ -57,6 +58,17 @@ pub trait ResponseStore: fmt::Debug + Send + Sync + 'static {
 
     /// Forgets the record; a chain that goes on from it goes on. Gives what was there.
     fn delete<'a>(&'a self, id: &'a ResponseId) -> BoxFuture<'a, Result<Lookup<()>, StoreError>>;
+
+    /// The same for a record that a put given up halfway may still bring: none comes that was begun before. A store
+    /// that takes changes in the order in which they are sent needs no more than the deletion. Others remember it
+    /// as deleted until then.
+    fn bury<'a>(
+        &'a self,
+        id: &'a ResponseId,
+        _until: SystemTime,
+    ) -> BoxFuture<'a, Result<Lookup<()>, StoreError>> {
+        self.delete(id)
+    }
 
     /// Lets go of what has expired, a bounded number at a time. Gives how many records went.
     fn sweep(&self, now: SystemTime) -> BoxFuture<'_, Result<usize, StoreError>>;

@@ -1,15 +1,16 @@
 //! Records in one file on disk (redb), the store of a bridge that runs alone. It outlives the process, however
 //! that ends.
 //!
-//! One task writes: it takes all changes that wait into one transaction. Readers have transactions of their own,
-//! and wait for nobody. Nobody waits for the device: what is written out or compacted is so beside the writer.
-//! Nothing of it runs on the async threads.
+//! One task makes the changes, in memory, after they are in a journal ([`recent`], [`journal`]). Readers look there and
+//! then into the database, and wait for nobody. Nobody waits for the device: what is written out or compacted is so
+//! beside the writer. Nothing of it runs on the async threads.
 
 mod aside;
 mod change;
 mod compaction;
 mod disk;
 mod journal;
+mod recent;
 mod tables;
 mod write_back;
 mod writer;
@@ -19,17 +20,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use redb::Database;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(super) use self::aside::move_aside;
 use self::change::{Change, Done};
-use self::disk::{CACHE_BYTES, COMPACT_EVERY, Disk, Plan, free_bytes};
-use self::tables::{View, failed};
-use self::writer::Writer;
+pub(super) use self::disk::free_bytes;
+use self::disk::{CACHE_BYTES, Disk, Pace, Plan};
+use self::recent::Moment;
+use self::writer::{Asked, Writer};
 use super::codec::{Codec, before, blocking};
-use super::ledger::{Entry, Limits, Totals};
+use super::ledger::{Entry, Limits};
 use super::node::{Node, micros};
 use super::{Chain, Lookup, OpenError, ResponseStore, StoreError, StoredResponse};
 use crate::model::ResponseId;
@@ -37,13 +38,13 @@ use crate::tasks::Tasks;
 
 /// Changes that wait for the writer; when full, the caller waits.
 const QUEUE: usize = 256;
-/// Records that a sweep takes at once, some 2 ms of work: what a put may have to wait for.
-const SWEEP_BATCH: usize = 16;
+
 /// Records in one file.
 #[derive(Debug)]
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
+    sweeps: mpsc::Sender<Asked>,
     tasks: Tasks,
 }
 
@@ -52,14 +53,14 @@ pub struct EmbeddedStore {
 struct Shared {
     codec: Arc<Codec>,
     /// `None` while it cannot be used. Locked to take the handle, no longer.
-    open: RwLock<Option<(Arc<Database>, Totals)>>,
+    open: RwLock<Option<Moment>>,
     /// A read failed: the writer is to look at the file.
     failed: Notify,
 }
 
 #[derive(Debug)]
 enum Command {
-    Change(Change, oneshot::Sender<Result<Done, StoreError>>),
+    Change(Asked),
     Close(oneshot::Sender<()>),
 }
 
@@ -75,8 +76,7 @@ impl EmbeddedStore {
         let codec = Arc::new(Codec::new(key));
         let limits = Limits { records: max_records as u64, bytes: max_bytes as u64 };
         let (free, backend) = (free_bytes, |file| Box::new(file) as _);
-        let compact_every = COMPACT_EVERY;
-        let plan = Plan { path, limits, codec, free, cache: CACHE_BYTES, compact_every, backend };
+        let plan = Plan { path, limits, codec, free, cache: CACHE_BYTES, pace: Pace::default(), backend };
         Self::start(plan, tasks).await
     }
 
@@ -87,37 +87,43 @@ impl EmbeddedStore {
         let shared = Arc::new(Shared { codec, open: RwLock::default(), failed: Notify::new() });
         shared.show(Some(&disk));
         let (commands, queue) = mpsc::channel(QUEUE);
+        let (sweeps, sweep_queue) = mpsc::channel(1);
         let writer = Writer::new(disk, plan, Arc::clone(&shared), tasks.clone());
-        tasks.spawn("store", writer.run(queue));
-        Ok(Self { shared, commands, tasks: tasks.clone() })
+        tasks.spawn("store", writer.run(queue, sweep_queue));
+        Ok(Self { shared, commands, sweeps, tasks: tasks.clone() })
     }
 
     async fn change(&self, change: Change) -> Result<Done, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Change(change, reply)).await.map_err(|_| closed())?;
+        self.commands.send(Command::Change((change, reply))).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 
     async fn found(&self, change: Change) -> Result<Lookup<()>, StoreError> {
         match self.change(change).await? {
             Done::Found(found) => Ok(found),
-            Done::Swept(_) => Ok(Lookup::Unknown),
+            Done::TooLarge(limit) => Err(StoreError::TooLarge { limit }),
+            Done::Swept(..) => Ok(Lookup::Unknown),
         }
     }
 
     async fn read<T: Send + 'static>(
         &self,
         id: &ResponseId,
-        read: impl FnOnce(&Codec, &View, &ResponseId, Node) -> Result<T, StoreError> + Send + 'static,
+        read: impl Fn(&Codec, &Moment, &ResponseId, Node) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<Lookup<T>, StoreError> {
         let shared = Arc::clone(&self.shared);
         let id = id.clone();
         let read = move || {
-            let (database, _) = shared.handle()?;
-            let look = || {
-                let view = View::of(&database).map_err(|error| failed(&error))?;
-                let Some(node) = view.node(&id)? else { return Ok(Lookup::Unknown) };
-                node.status(micros(SystemTime::now())).try_map(|()| read(&shared.codec, &view, &id, node))
+            let moment = shared.moment()?;
+            let find = || {
+                let Some(node) = moment.node(&id)? else { return Ok(Lookup::Unknown) };
+                Ok(node.status(micros(SystemTime::now())).map(|()| node))
+            };
+            let look = || match find()?.try_map(|node| read(&shared.codec, &moment, &id, node)) {
+                // It may have gone while it was read.
+                Err(error) => find()?.try_map(|_| Err(error)),
+                read => read,
             };
             look().inspect_err(|error| {
                 if let StoreError::Unavailable { .. } = error {
@@ -140,7 +146,7 @@ impl ResponseStore for EmbeddedStore {
             let encode = move || {
                 let content = codec.encode(&record)?;
                 let entry = Entry::of(&record, content.len());
-                Ok(Change::Put { id: record.id, entry, content })
+                Ok(Change::Put { id: record.id, entry, content: content.into() })
             };
             let change = blocking(&self.tasks, encode).await?;
             self.found(change).await
@@ -149,16 +155,17 @@ impl ResponseStore for EmbeddedStore {
     }
 
     fn chain<'a>(&'a self, id: &'a ResponseId) -> BoxFuture<'a, Result<Lookup<Chain>, StoreError>> {
-        let read = |codec: &Codec, view: &View, id: &ResponseId, node: Node| {
-            let record = codec.decode(id, &node, &view.content(id)?)?;
-            let find = |id: &ResponseId| view.node(id)?.map(|node| Ok((node, view.content(id)?))).transpose();
+        let read = |codec: &Codec, moment: &Moment, id: &ResponseId, node: Node| {
+            let record = codec.decode(id, &node, &moment.content(id)?)?;
+            let find =
+                |id: &ResponseId| moment.node(id)?.map(|node| Ok((node, moment.content(id)?))).transpose();
             Ok(Chain { record, before: before(codec, node, find)? })
         };
         self.read(id, read).boxed()
     }
 
     fn get<'a>(&'a self, id: &'a ResponseId) -> BoxFuture<'a, Result<Lookup<StoredResponse>, StoreError>> {
-        self.read(id, |codec, view, id, node| codec.decode(id, &node, &view.content(id)?)).boxed()
+        self.read(id, |codec, moment, id, node| codec.decode(id, &node, &moment.content(id)?)).boxed()
     }
 
     fn touch<'a>(
@@ -178,10 +185,14 @@ impl ResponseStore for EmbeddedStore {
             let mut swept = 0;
             loop {
                 let began = Instant::now();
-                let batch = Change::Sweep { now: micros(now), most: SWEEP_BATCH };
-                let Done::Swept(seen) = self.change(batch).await? else { return Ok(swept) };
+                let (reply, answer) = oneshot::channel();
+                let part = (Change::Sweep { now: micros(now) }, reply);
+                self.sweeps.send(part).await.map_err(|_| closed())?;
+                let Done::Swept(seen, goes_on) = answer.await.map_err(|_| closed())?? else {
+                    return Ok(swept);
+                };
                 swept += seen;
-                if seen < SWEEP_BATCH {
+                if !goes_on {
                     return Ok(swept);
                 }
                 // As long as it took: half of the time and of a core is the requests'.
@@ -192,7 +203,7 @@ impl ResponseStore for EmbeddedStore {
     }
 
     fn size(&self) -> BoxFuture<'_, Result<Option<(u64, u64)>, StoreError>> {
-        let size = async { self.shared.handle().map(|(_, totals)| Some((totals.records, totals.bytes))) };
+        let size = async { self.shared.moment().map(|now| Some((now.totals.records, now.totals.bytes))) };
         size.boxed()
     }
 
@@ -209,13 +220,13 @@ impl ResponseStore for EmbeddedStore {
 
 impl Shared {
     fn show(&self, disk: Option<&Disk>) {
-        let open = disk.map(|disk| (disk.database(), disk.totals()));
+        let open = disk.map(Disk::moment);
         let old = std::mem::replace(&mut *self.open.write().unwrap_or_else(PoisonError::into_inner), open);
         // Its last holder closes the file, which may wait for the device: not under the lock.
         drop(old);
     }
 
-    fn handle(&self) -> Result<(Arc<Database>, Totals), StoreError> {
+    fn moment(&self) -> Result<Moment, StoreError> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner).clone();
         open.ok_or_else(closed)
     }

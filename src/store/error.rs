@@ -17,6 +17,12 @@ pub enum StoreError {
         /// For people.
         reason: String,
     },
+    /// The record's chain takes more room than one may; others are taken.
+    #[error("the response's chain takes more than half of what the response store may hold, {limit} bytes")]
+    TooLarge {
+        /// Most bytes that all of them may take.
+        limit: u64,
+    },
     /// The record is there and cannot be read (another encryption key, damage); it is as good as gone.
     #[error("a stored response cannot be read: {reason}")]
     Unreadable {

@@ -13,6 +13,9 @@ use crate::model::ResponseId;
 /// Most records that one call lets go of; what is left is found by the next sweep.
 pub(super) const BATCH: usize = 64;
 
+/// Most records of a chain that are counted: a bound, should the links ever run in a circle.
+const LONGEST_CHAIN: usize = 10_000;
+
 /// The books: nodes by id, and two orders of them.
 pub(super) trait Books {
     /// What can go wrong with them.
@@ -102,6 +105,21 @@ pub(super) struct Ledger<'a, B> {
 }
 
 impl<B: Books> Ledger<'_, B> {
+    /// Whether the record's chain takes no more than half of what all may: past that, one chain in use would evict
+    /// every other. The books of a store that is not half full need not be asked.
+    pub(super) fn takes(&self, entry: &Entry, limits: Limits) -> Result<bool, B::Error> {
+        let most = limits.bytes / 2;
+        let mut chain = entry.length + OVERHEAD;
+        let mut next = entry.previous.clone().filter(|_| self.totals.bytes + chain > most);
+        for _ in 0..LONGEST_CHAIN {
+            let Some(id) = next.filter(|_| chain <= most) else { break };
+            let Some(node) = self.books.get(&id)? else { break };
+            chain += node.size;
+            next = node.previous;
+        }
+        Ok(chain <= most)
+    }
+
     /// Enters a record whose content is written, in place of an earlier one of its id, and keeps to `limits`.
     /// Gives what was there of the predecessor that it names.
     pub(super) fn put(

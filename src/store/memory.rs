@@ -120,15 +120,24 @@ impl ResponseStore for MemoryStore {
     }
 
     fn put(&self, record: StoredResponse) -> BoxFuture<'_, Result<Lookup<()>, StoreError>> {
-        let put = move |inner: &Inner| {
+        let encode = move |inner: &Inner| {
             let content: Arc<[u8]> = inner.codec.encode(&record)?.into();
-            let entry = Entry::of(&record, content.len());
-            inner.change(SystemTime::now(), |ledger| {
-                ledger.books.fresh = Some((record.id.clone(), content));
-                ledger.put(&record.id, entry, inner.limits)
-            })
+            Ok((record.id.clone(), Entry::of(&record, content.len()), content))
         };
-        self.blocking(put).boxed()
+        let put = async move {
+            let (id, entry, content) = self.blocking(encode).await?;
+            let limits = self.inner.limits;
+            // Here and not over there: nothing of a put that is given up comes later.
+            let put = self.inner.change(SystemTime::now(), |ledger| {
+                if !ledger.takes(&entry, limits)? {
+                    return Ok(None);
+                }
+                ledger.books.fresh = Some((id.clone(), content));
+                ledger.put(&id, entry, limits).map(Some)
+            });
+            put?.ok_or(StoreError::TooLarge { limit: limits.bytes })
+        };
+        put.boxed()
     }
 
     fn chain<'a>(&'a self, id: &'a ResponseId) -> BoxFuture<'a, Result<Lookup<Chain>, StoreError>> {

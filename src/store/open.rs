@@ -1,16 +1,22 @@
 //! From the configuration to a store.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{Documents, EmbeddedStore, MemoryStore, RedisStore, ResponseStore};
-use crate::config::{StoreBackend, StoreConfig};
+use super::{Documents, EmbeddedStore, MemoryStore, RedisStore, ResponseStore, Seal};
+use crate::config::{EncryptionKey, StoreBackend, StoreConfig};
 use crate::tasks::Tasks;
 
 /// The embedded store's file, where none is named.
 const FILE: &str = "responses.redb";
+/// What seals compactions, where the store has no key.
+const KEY_FILE: &str = "compaction.key";
 
 /// What only a person can mend.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -59,6 +65,16 @@ pub enum OpenError {
         /// The system's word.
         reason: String,
     },
+    /// The key of the state folder's own cannot be used.
+    #[error("{what} the key {path}: {reason}", path = .path.display())]
+    Key {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        reason: String,
+    },
     /// The server's address cannot be used.
     #[error("store.redis_url cannot be used: {reason}")]
     Address {
@@ -73,13 +89,54 @@ impl OpenError {
     }
 }
 
-/// Opens the documents, which are kept where the responses are.
+/// Opens the documents, which are kept where the responses are. A server that does not answer within `limit` counts as
+/// down.
 pub async fn open_documents(
     config: &StoreConfig,
+    limit: Duration,
     state_dir: &Path,
     tasks: &Tasks,
 ) -> Result<Arc<Documents>, OpenError> {
-    Documents::open(config, state_dir, tasks).await.map(Arc::new)
+    Documents::open(config, limit, state_dir, tasks).await.map(Arc::new)
+}
+
+/// What seals what clients keep for us: the key of the store, which several bridges may have, else one of the state
+/// folder's own, made when it is first wanted.
+pub fn open_seal(config: &StoreConfig, state_dir: &Path) -> Result<Seal, OpenError> {
+    if let Some(key) = &config.encryption_key {
+        return Ok(Seal::new(key));
+    }
+    let path = state_dir.join(KEY_FILE);
+    let failed = |what| {
+        move |error: std::io::Error| OpenError::Key {
+            what,
+            path: state_dir.join(KEY_FILE),
+            reason: error.to_string(),
+        }
+    };
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let bytes = <[u8; 32]>::try_from(bytes);
+            let bytes = bytes
+                .map_err(|_| failed("cannot use")(std::io::Error::other("it does not hold 32 bytes")))?;
+            Ok(Seal::new(&EncryptionKey::new(bytes)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let bytes: [u8; 32] = rand::random();
+            // Whole or not at all; one bridge alone has the folder.
+            let fresh = path.with_extension("new");
+            let written = (|| {
+                let mut file =
+                    OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+                file.write_all(&bytes)?;
+                file.sync_all()?;
+                std::fs::rename(&fresh, &path)
+            })();
+            written.map_err(failed("cannot write"))?;
+            Ok(Seal::new(&EncryptionKey::new(bytes)))
+        }
+        Err(error) => Err(failed("cannot read")(error)),
+    }
 }
 
 /// Opens the store that `config` names. A server that cannot be reached is no error: it is tried again with

@@ -9,20 +9,21 @@ use crate::config::EncryptionKey;
 
 const NONCE: usize = 24;
 
-/// Seals and opens with one key.
+/// Seals and opens with one key. `Debug` shows nothing of it.
 #[derive(Clone)]
-pub(super) struct Seal(XChaCha20Poly1305);
+pub struct Seal(XChaCha20Poly1305);
 
 impl Seal {
     /// What the check value says, and what it belongs to; no response id looks like it.
     pub(super) const CHECK: &[u8] = b"codex-bridge store check";
 
-    pub(super) fn new(key: &EncryptionKey) -> Self {
+    /// With `key`.
+    pub fn new(key: &EncryptionKey) -> Self {
         Self(XChaCha20Poly1305::new(key.bytes().into()))
     }
 
     /// `None` only for texts beyond the cipher's own limit of 256 GB.
-    pub(super) fn seal(&self, belongs_to: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn seal(&self, belongs_to: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
         // 24 random bytes never repeat.
         let nonce: [u8; NONCE] = rand::random();
         let sealed =
@@ -31,7 +32,7 @@ impl Seal {
     }
 
     /// `None` where another key sealed it, where it belongs to something else, or where it is damaged.
-    pub(super) fn open(&self, belongs_to: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn open(&self, belongs_to: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
         self.0.decrypt(XNonce::from_slice(nonce), Payload { msg: sealed, aad: belongs_to }).ok()
     }

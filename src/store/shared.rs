@@ -221,6 +221,21 @@ impl ResponseStore for RedisStore {
         delete.boxed()
     }
 
+    /// A put that is given up may be on a connection of its own.
+    fn bury<'a>(
+        &'a self,
+        id: &'a ResponseId,
+        until: SystemTime,
+    ) -> BoxFuture<'a, Result<Lookup<()>, StoreError>> {
+        let bury = async move {
+            let now = SystemTime::now();
+            let mut call = self.on(&self.scripts.delete, id, micros(now));
+            call.arg(micros(until)).arg(milliseconds_until(until, now));
+            status(&self.link.call::<Vec<u8>>(&call).await?)
+        };
+        bury.boxed()
+    }
+
     /// The server's work.
     fn sweep(&self, _: SystemTime) -> BoxFuture<'_, Result<usize, StoreError>> {
         ready(Ok(0)).boxed()

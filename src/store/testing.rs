@@ -1,6 +1,10 @@
 //! A store that a test can break.
 
-use std::collections::HashMap;
+pub(in crate::store) mod faulty;
+
+pub(crate) use super::documents::testing::Server;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -19,6 +23,12 @@ pub(crate) enum Mood {
     Down,
     /// No call ends.
     Hangs,
+    /// No chain comes; all else works.
+    SlowToRead,
+    /// Each chain that is read is deleted at once.
+    DeletedMeanwhile,
+    /// No put ends; what it brings comes when it is let in.
+    Delayed,
     /// Every record is damaged.
     Garbled,
 }
@@ -31,6 +41,10 @@ pub(crate) struct Shelf(Arc<Mutex<Inner>>);
 struct Inner {
     mood: Mood,
     records: HashMap<ResponseId, Slot>,
+    /// Puts on their way.
+    delayed: Vec<StoredResponse>,
+    /// No put brings them back.
+    buried: HashSet<ResponseId>,
     /// Calls so far, failed ones included.
     calls: usize,
 }
@@ -66,6 +80,22 @@ impl Shelf {
         self.inner(|inner| inner.records.get(id).map(|slot| slot.record.clone()))
     }
 
+    /// What was delayed comes.
+    pub(crate) fn let_in(&self) {
+        self.inner(|inner| {
+            for record in std::mem::take(&mut inner.delayed) {
+                if !inner.buried.contains(&record.id) {
+                    inner.records.insert(record.id.clone(), Slot { record, deleted: false });
+                }
+            }
+        });
+    }
+
+    /// Puts on their way.
+    pub(crate) fn delayed(&self) -> usize {
+        self.inner(|inner| inner.delayed.len())
+    }
+
     /// Loses everything.
     pub(crate) fn clear(&self) {
         self.inner(|inner| inner.records.clear());
@@ -93,7 +123,9 @@ impl Shelf {
             inner.mood
         });
         match mood {
-            Mood::Works => std::future::ready(self.inner(|inner| act(&mut inner.records))).boxed(),
+            Mood::Works | Mood::SlowToRead | Mood::DeletedMeanwhile | Mood::Delayed => {
+                std::future::ready(self.inner(|inner| act(&mut inner.records))).boxed()
+            }
             Mood::Down => {
                 std::future::ready(Err(StoreError::Unavailable { reason: "it is down".into() })).boxed()
             }
@@ -138,6 +170,10 @@ impl ResponseStore for Shelf {
     }
 
     fn put(&self, record: StoredResponse) -> BoxFuture<'_, Result<Lookup<()>, StoreError>> {
+        if self.inner(|inner| inner.mood == Mood::Delayed) {
+            self.inner(|inner| inner.delayed.push(record));
+            return std::future::pending().boxed();
+        }
         self.answer(move |records| {
             let previous = record.previous.as_ref();
             let previous = previous.map_or(Lookup::Found(()), |id| found(records.get(id), |_| ()));
@@ -147,14 +183,26 @@ impl ResponseStore for Shelf {
     }
 
     fn chain<'a>(&'a self, id: &'a ResponseId) -> BoxFuture<'a, Result<Lookup<Chain>, StoreError>> {
-        self.answer(|records| {
+        if self.inner(|inner| inner.mood == Mood::SlowToRead) {
+            return std::future::pending().boxed();
+        }
+        let deleted = self.inner(|inner| inner.mood == Mood::DeletedMeanwhile);
+        let chain = self.answer(|records| {
             Ok(match found(records.get(id), StoredResponse::clone) {
                 Lookup::Found(record) => Lookup::Found(Chain { before: before(records, &record)?, record }),
                 Lookup::Expired => Lookup::Expired,
                 Lookup::Deleted => Lookup::Deleted,
                 Lookup::Unknown => Lookup::Unknown,
             })
-        })
+        });
+        if deleted {
+            self.inner(|inner| {
+                if let Some(slot) = inner.records.get_mut(id) {
+                    slot.deleted = true;
+                }
+            });
+        }
+        chain
     }
 
     fn get<'a>(&'a self, id: &'a ResponseId) -> BoxFuture<'a, Result<Lookup<StoredResponse>, StoreError>> {
@@ -183,6 +231,15 @@ impl ResponseStore for Shelf {
             slot.deleted = true;
             Ok(state)
         })
+    }
+
+    fn bury<'a>(
+        &'a self,
+        id: &'a ResponseId,
+        _: SystemTime,
+    ) -> BoxFuture<'a, Result<Lookup<()>, StoreError>> {
+        self.inner(|inner| inner.buried.insert(id.clone()));
+        self.delete(id)
     }
 
     fn sweep(&self, _: SystemTime) -> BoxFuture<'_, Result<usize, StoreError>> {

@@ -10,6 +10,9 @@ use crate::store::StoreError;
 /// A key and its value.
 pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
+/// A key and the value that it has; `None` where it is not there.
+pub(super) type Expected = (Vec<u8>, Option<Vec<u8>>);
+
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
@@ -46,8 +49,13 @@ pub(super) trait Kv: Debug + Send + Sync + 'static {
     /// The pairs of a part, in order.
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Vec<Pair>, StoreError>>;
 
-    /// Makes all changes or none. Once this returns they are as durable as the store makes them.
-    fn write(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Makes all changes or none: none where a value is not as `expected` says. Gives whether they are made; once this
+    /// returns they are as durable as the store makes them.
+    fn write_if(
+        &self,
+        expected: Vec<Expected>,
+        changes: Vec<Change>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     /// Bytes kept, about, where that is known without a count.
     fn bytes(&self) -> Option<u64>;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 
-use super::kv::{Change, Kv, Pair, Scan};
+use super::kv::{Change, Expected, Kv, Pair, Scan};
 use crate::store::StoreError;
 
 #[derive(Debug, Default)]
@@ -71,8 +71,21 @@ impl Kv for MemoryKv {
         ready(found).boxed()
     }
 
-    fn write(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>> {
-        ready(self.open().map(|mut kept| changes.into_iter().for_each(|change| kept.make(change)))).boxed()
+    fn write_if(
+        &self,
+        expected: Vec<Expected>,
+        changes: Vec<Change>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let written = self.open().map(|mut kept| {
+            let is_so = expected.iter().all(|(key, value)| kept.pairs.get(key) == value.as_ref());
+            if is_so {
+                for change in changes {
+                    kept.make(change);
+                }
+            }
+            is_so
+        });
+        ready(written).boxed()
     }
 
     fn bytes(&self) -> Option<u64> {

@@ -2,13 +2,14 @@
 //! bytes.
 
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use redis::Script;
+use redis::{FromRedisValue, Script, ScriptInvocation};
 
-use super::kv::{Change, Kv, Pair, Scan};
+use super::kv::{Change, Expected, Kv, Pair, Scan};
 use crate::config::StoreConfig;
-use crate::store::shared::link::Link;
+use crate::store::shared::link::{Link, unavailable};
 use crate::store::{OpenError, StoreError};
 
 /// ARGV: keys. Gives their values, in their order.
@@ -30,9 +31,30 @@ for _, key in ipairs(keys) do
   end
 end
 return reply";
-/// ARGV: triples of `p` or `r`, key, value.
+/// ARGV: how many values are expected; so many triples of key, whether it is there, value; then the changes, triples
+/// of `p` or `r`, key, value. Gives whether they are made.
 const WRITE: &str = "
-for n = 1, #ARGV, 3 do
+local changes = 2 + 3 * tonumber(ARGV[1])
+local is_so = true
+for n = 2, changes - 1, 3 do
+  local value = redis.call('HGET', KEYS[1], ARGV[n])
+  if ARGV[n + 1] == '1' then
+    is_so = is_so and value == ARGV[n + 2]
+  else
+    is_so = is_so and not value
+  end
+end
+if not is_so then
+  -- One that is sent again, since its answer was lost, may have made them all.
+  for n = changes, #ARGV, 3 do
+    local value = redis.call('HGET', KEYS[1], ARGV[n + 1])
+    if ARGV[n] == 'p' and value ~= ARGV[n + 2] or ARGV[n] == 'r' and value then
+      return 0
+    end
+  end
+  return 1
+end
+for n = changes, #ARGV, 3 do
   if ARGV[n] == 'p' then
     redis.call('HSET', KEYS[1], ARGV[n + 1], ARGV[n + 2])
     redis.call('ZADD', KEYS[2], 0, ARGV[n + 1])
@@ -45,6 +67,8 @@ return 1";
 
 pub(super) struct RedisKv {
     link: Link,
+    /// The server must have answered by then.
+    limit: Duration,
     /// The hash and the sorted set.
     names: [String; 2],
     get: Script,
@@ -53,10 +77,11 @@ pub(super) struct RedisKv {
 }
 
 impl RedisKv {
-    pub(super) fn new(config: &StoreConfig) -> Result<Self, OpenError> {
+    pub(super) fn new(config: &StoreConfig, limit: Duration) -> Result<Self, OpenError> {
         let name = |what: &str| format!("{}documents:{what}", config.redis_prefix);
         Ok(Self {
             link: Link::new(config)?,
+            limit,
             names: [name("values"), name("keys")],
             get: Script::new(GET),
             scan: Script::new(SCAN),
@@ -64,12 +89,18 @@ impl RedisKv {
         })
     }
 
-    fn on<'a>(&self, script: &'a Script) -> redis::ScriptInvocation<'a> {
+    fn on<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
         let mut call = script.prepare_invoke();
         for name in &self.names {
             call.key(name);
         }
         call
+    }
+
+    /// Given up, a call takes its connection with it: the next one makes another.
+    async fn call<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
+        let answer = tokio::time::timeout(self.limit, self.link.call(script)).await;
+        answer.unwrap_or_else(|_| Err(unavailable("its server did not answer in time")))
     }
 }
 
@@ -82,29 +113,37 @@ impl Kv for RedisKv {
         for key in keys {
             call.arg(key);
         }
-        async move { self.link.call(&call).await }.boxed()
+        async move { self.call(&call).await }.boxed()
     }
 
     fn scan(&self, scan: Scan) -> BoxFuture<'_, Result<Vec<Pair>, StoreError>> {
         let mut call = self.on(&self.scan);
         call.arg(scan.keys.start).arg(scan.keys.end).arg(scan.limit).arg(u8::from(scan.descending));
         let read = async move {
-            let reply: Vec<Vec<u8>> = self.link.call(&call).await?;
+            let reply: Vec<Vec<u8>> = self.call(&call).await?;
             let mut reply = reply.into_iter();
             Ok(std::iter::from_fn(|| Some((reply.next()?, reply.next()?))).collect())
         };
         read.boxed()
     }
 
-    fn write(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn write_if(
+        &self,
+        expected: Vec<Expected>,
+        changes: Vec<Change>,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
         let mut call = self.on(&self.write);
+        call.arg(expected.len());
+        for (key, value) in expected {
+            call.arg(key).arg(u8::from(value.is_some())).arg(value.unwrap_or_default());
+        }
         for change in changes {
             match change {
                 Change::Put(key, value) => call.arg("p").arg(key).arg(value),
                 Change::Remove(key) => call.arg("r").arg(key).arg(""),
             };
         }
-        async move { self.link.call::<u8>(&call).await.map(drop) }.boxed()
+        async move { Ok(self.call::<u8>(&call).await? == 1) }.boxed()
     }
 
     /// The server's to bound.

@@ -1,8 +1,11 @@
 //! What the writer is asked to do, and how that stands in the journal.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use redb::StorageError;
 
-use super::tables::Tables;
+use super::recent::Pages;
 use crate::model::ResponseId;
 use crate::store::Lookup;
 use crate::store::ledger::{Entry, Ledger, Limits, Totals};
@@ -13,7 +16,7 @@ pub(super) enum Change {
     Put {
         id: ResponseId,
         entry: Entry,
-        content: Vec<u8>,
+        content: Arc<[u8]>,
     },
     Delete {
         id: ResponseId,
@@ -22,10 +25,9 @@ pub(super) enum Change {
         id: ResponseId,
         expires_at: u64,
     },
-    /// One batch of it.
+    /// A part of it.
     Sweep {
         now: u64,
-        most: usize,
     },
 }
 
@@ -34,47 +36,55 @@ pub(super) enum Change {
 pub(super) enum Done {
     /// What was there; of a record that is put, its predecessor.
     Found(Lookup<()>),
-    /// Records looked at.
-    Swept(usize),
+    /// Records looked at, and whether there may be more.
+    Swept(usize, bool),
+    /// Nothing: its chain takes more than half of these bytes, which all may take.
+    TooLarge(u64),
 }
+
+/// How long a part of a sweep goes on: what a request may have to wait for.
+const SWEEP_FOR: Duration = Duration::from_millis(1);
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+const AT: u8 = 3;
+const TOUCH: u8 = 4;
 
 impl Change {
     /// Makes the change.
     pub(super) fn make(
         &self,
-        tables: &mut Tables<'_>,
+        pages: &mut Pages<'_>,
         totals: &mut Totals,
         limits: Limits,
         now: u64,
     ) -> Result<Done, StorageError> {
-        let mut ledger = Ledger { books: tables, totals, now };
+        let mut ledger = Ledger { books: pages, totals, now };
         Ok(match self {
             Self::Put { id, entry, content } => {
-                ledger.books.put_content(id, content)?;
+                if !ledger.takes(entry, limits)? {
+                    return Ok(Done::TooLarge(limits.bytes));
+                }
+                ledger.books.put_content(id, Arc::clone(content));
                 Done::Found(ledger.put(id, entry.clone(), limits)?)
             }
             Self::Delete { id } => Done::Found(ledger.delete(id)?),
             Self::Touch { id, expires_at } => Done::Found(ledger.touch(id, *expires_at)?),
-            Self::Sweep { now, most } => {
+            Self::Sweep { now } => {
                 ledger.now = *now;
-                Done::Swept(ledger.sweep(*most)?)
+                let (began, mut seen) = (Instant::now(), 0);
+                while began.elapsed() < SWEEP_FOR {
+                    if ledger.sweep(1)? == 0 {
+                        return Ok(Done::Swept(seen, false));
+                    }
+                    seen += 1;
+                }
+                Done::Swept(seen, true)
             }
         })
     }
 
-    /// Most records that it changes, predecessors left aside.
-    pub(super) fn records(&self) -> usize {
-        match self {
-            Self::Put { .. } | Self::Delete { .. } | Self::Touch { .. } => 1,
-            Self::Sweep { most, .. } => *most,
-        }
-    }
-
-    /// Its frame in the journal; `None` for what need not outlive the process: a touch costs a record some of
-    /// its time, and a sweep is done again.
+    /// Its frame in the journal; `None` for what need not outlive the process: a sweep is done again.
     pub(super) fn to_frame(&self) -> Option<Vec<u8>> {
         let mut frame = Vec::new();
         match self {
@@ -84,13 +94,18 @@ impl Change {
                 put_text(&mut frame, entry.previous.as_ref())?;
                 frame.extend(entry.expires_at.to_le_bytes());
                 frame.extend(entry.last_used_at.to_le_bytes());
-                frame.extend(content);
+                frame.extend(&**content);
             }
             Self::Delete { id } => {
                 frame.push(DELETE);
                 put_text(&mut frame, Some(id))?;
             }
-            Self::Touch { .. } | Self::Sweep { .. } => return None,
+            Self::Touch { id, expires_at } => {
+                frame.push(TOUCH);
+                put_text(&mut frame, Some(id))?;
+                frame.extend(expires_at.to_le_bytes());
+            }
+            Self::Sweep { .. } => return None,
         }
         Some(frame)
     }
@@ -110,12 +125,25 @@ impl Change {
                     last_used_at: u64::from_le_bytes(*last_used_at),
                     length: content.len() as u64,
                 };
-                Some(Self::Put { id: id?, entry, content: content.to_vec() })
+                Some(Self::Put { id: id?, entry, content: content.into() })
             }
             DELETE => Some(Self::Delete { id: id? }),
+            TOUCH => Some(Self::Touch { id: id?, expires_at: u64::from_le_bytes(rest.try_into().ok()?) }),
             _ => None,
         }
     }
+}
+
+/// The frame that says when the changes of the frames after it were made: what had expired by then had, and nothing
+/// else, whenever they are made again.
+pub(super) fn at(now: u64) -> Vec<u8> {
+    [&[AT], now.to_le_bytes().as_slice()].concat()
+}
+
+/// The inverse of [`at`].
+pub(super) fn from_at(frame: &[u8]) -> Option<u64> {
+    let (&AT, now) = frame.split_first()? else { return None };
+    Some(u64::from_le_bytes(now.try_into().ok()?))
 }
 
 /// Length and text; no text is a length that no text has.
@@ -147,12 +175,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn puts_and_deletes_come_back_as_they_were(
+        fn changes_come_back_as_they_were(
             id in "[a-z_]{0,60}",
             previous in proptest::option::of("[a-z_]{0,60}"),
             times in any::<(u64, u64)>(),
             content: Vec<u8>,
         ) {
+            let content: Arc<[u8]> = content.into();
             let id = ResponseId::new(id);
             let entry = Entry {
                 previous: previous.map(ResponseId::new),
@@ -160,8 +189,11 @@ mod tests {
                 last_used_at: times.1,
                 length: content.len() as u64,
             };
-            for change in [Change::Put { id: id.clone(), entry, content }, Change::Delete { id }] {
+            let touch = Change::Touch { id: id.clone(), expires_at: times.0 };
+            prop_assert_eq!(from_at(&at(times.1)), Some(times.1));
+            for change in [Change::Put { id: id.clone(), entry, content }, touch, Change::Delete { id }] {
                 let frame = change.to_frame().unwrap();
+                prop_assert_eq!(from_at(&frame), None);
                 prop_assert_eq!(Change::from_frame(&frame), Some(change));
             }
         }
@@ -169,6 +201,7 @@ mod tests {
         #[test]
         fn any_frame_is_a_change_or_none(frame: Vec<u8>) {
             let _ = Change::from_frame(&frame);
+            let _ = from_at(&frame);
         }
     }
 }

@@ -1,179 +1,129 @@
-//! Gives the disk back what the file no longer needs, while it is in use: its records are copied into a new file
-//! from one moment of the old one, and what has changed meanwhile is copied again, round by round, until so little is
-//! left that the writer copies it between two changes and goes on in the new file. That last part is all that a
-//! request may wait for.
+//! Gives the disk back what the file no longer needs, while it is in use: all of it is copied into a new file, which
+//! then takes its place. Only a flush writes to the file, and none runs meanwhile: what changes is in memory and in
+//! the journal until the new file is there.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::sleep;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use redb::{Database, Durability};
+use redb::Database;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::disk::{Plan, Trouble, begin};
-use super::tables::{Changed, Tables, View};
+use super::tables::{Tables, View};
 use super::write_back::WriteBack;
-use crate::model::ResponseId;
 use crate::store::OpenError;
 
-/// Most records, and about how many bytes, that the writer copies by itself: some milliseconds.
-const LAST_RECORDS: usize = 64;
-const LAST_BYTES: u64 = 1 << 20;
-/// Rounds after which there is too much going on for it.
-const ROUNDS: usize = 8;
-/// Records of one transaction.
-const CHUNK: usize = 64;
-/// Bytes copied between two waits for the device.
-const SYNC_AFTER: u64 = 8 << 20;
+/// How long it works before it rests as long: requests want the machine too.
+const WORK_FOR: Duration = Duration::from_millis(2);
 
-/// A new file on its way.
+/// A new file, in the place of the old one.
 #[derive(Debug)]
-pub(super) struct Compaction {
-    database: Database,
-    file: Arc<WriteBack>,
-    unfinished: Unfinished,
-    rounds: usize,
+pub(super) struct Compacted {
+    pub(super) database: Arc<Database>,
+    pub(super) file: Arc<WriteBack>,
+    pub(super) view: View,
 }
 
 /// The place of a file that is not whole yet: it is removed with it.
 #[derive(Debug)]
-struct Unfinished(Option<PathBuf>);
+struct Unfinished(PathBuf);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(path) = &self.0
-            && let Err(error) = fs::remove_file(path)
-        {
-            debug!(%error, path = %path.display(), "an unfinished copy is left; it goes with the next one");
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                debug!(%error, path = %self.0.display(), "an unfinished copy is left; it goes with the next one");
+            }
+            _ => {}
         }
     }
 }
 
-/// What a round copies.
-#[derive(Debug)]
-pub(super) enum Round {
-    /// Everything after this one.
-    All(Option<ResponseId>),
-    /// These, and of which the content too.
-    Changed(Vec<(ResponseId, bool)>),
+/// Where the new file is while it is made.
+fn place(plan: &Plan) -> PathBuf {
+    let mut path = plan.path.clone().into_os_string();
+    path.push("-compact");
+    path.into()
 }
 
-/// How a compaction goes on once a round is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Little enough is left.
-    Last,
-    Again,
-    GiveUp,
-}
-
-impl Compaction {
-    /// Where the new file is while it is made.
-    fn place(plan: &Plan) -> PathBuf {
-        let mut path = plan.path.clone().into_os_string();
-        path.push("-compact");
-        path.into()
-    }
-
-    /// Forgets what was not finished.
-    pub(super) fn clear(plan: &Plan) -> io::Result<()> {
-        match fs::remove_file(Self::place(plan)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Begins an empty file.
-    pub(super) fn begin(plan: &Plan) -> Result<Self, Trouble> {
-        let path = Self::place(plan);
-        let removed = Self::clear(plan);
-        removed.map_err(|error| Trouble::Fatal(OpenError::file("cannot remove", &path, &error)))?;
-        let (database, file) = begin(&path, plan)?;
-        Ok(Self { database, file, unfinished: Unfinished(Some(path)), rounds: 0 })
-    }
-
-    /// Copies what the round asks for, as it is in `view`. Half of the time it rests: requests want the machine
-    /// too. It breaks off when the daemon stops; gives whether all was copied.
-    pub(super) fn copy(
-        &mut self,
-        view: &View,
-        mut round: Round,
-        stop: &CancellationToken,
-    ) -> Result<bool, redb::Error> {
-        self.rounds += 1;
-        let mut unsynced = 0;
-        loop {
-            let began = Instant::now();
-            if stop.is_cancelled() {
-                return Ok(false);
-            }
-            let records = round.next(view)?;
-            if records.is_empty() {
-                self.database.begin_write()?.commit()?;
-                return Ok(true);
-            }
-            unsynced += self.copy_records(view, &records)?;
-            if unsynced >= SYNC_AFTER {
-                self.database.begin_write()?.commit()?;
-                unsynced = 0;
-            }
-            sleep(began.elapsed());
-        }
-    }
-
-    /// What to do with what has changed since, of so many bytes.
-    pub(super) fn next(&self, changed: &Changed, view: &View) -> Result<Next, redb::Error> {
-        if changed.len() <= LAST_RECORDS && view.bytes_of(changed)? <= LAST_BYTES {
-            return Ok(Next::Last);
-        }
-        Ok(if self.rounds < ROUNDS { Next::Again } else { Next::GiveUp })
-    }
-
-    /// Copies the rest, so that the new file is what the old one is in `view`. Waits for no device: that is for
-    /// the file's flush.
-    pub(super) fn finish(
-        mut self,
-        view: &View,
-        changed: Changed,
-    ) -> Result<(Database, Arc<WriteBack>, PathBuf), redb::Error> {
-        self.file.defer();
-        self.copy_records(view, &changed.into_records())?;
-        self.database.begin_write()?.commit()?;
-        let path = self.unfinished.0.take().unwrap_or_default();
-        Ok((self.database, self.file, path))
-    }
-
-    /// Gives how many bytes that were.
-    fn copy_records(&self, view: &View, records: &[(ResponseId, bool)]) -> Result<u64, redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::None)?;
-        let mut bytes = 0;
-        {
-            let mut tables = Tables::open(&transaction)?;
-            for (id, changed) in records {
-                bytes += tables.copy(view, id, *changed)?;
-            }
-        }
-        transaction.commit()?;
-        Ok(bytes)
+/// Forgets what was not finished.
+pub(super) fn clear(plan: &Plan) -> io::Result<()> {
+    match fs::remove_file(place(plan)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
-impl Round {
-    fn next(&mut self, view: &View) -> Result<Vec<(ResponseId, bool)>, redb::Error> {
-        match self {
-            Self::All(last) => {
-                let ids = view.ids_after(last.as_ref(), CHUNK)?;
-                if let Some(id) = ids.last() {
-                    *last = Some(id.clone());
-                }
-                Ok(ids.into_iter().map(|id| (id, true)).collect())
-            }
-            Self::Changed(records) => Ok(records.split_off(records.len().saturating_sub(CHUNK))),
-        }
+/// Copies what is in `view`, and puts the copy in the place of the file that it is of. `None` if it was stopped.
+pub(super) fn compact(
+    plan: &Plan,
+    view: &View,
+    stop: &CancellationToken,
+) -> Result<Option<Compacted>, String> {
+    let path = place(plan);
+    let trouble = |trouble: Trouble| match trouble {
+        Trouble::Unusable { reason, .. } => reason,
+        Trouble::Fatal(error) => error.to_string(),
+    };
+    clear(plan).map_err(|error| trouble(Trouble::Fatal(OpenError::file("cannot remove", &path, &error))))?;
+    // Once the file is in its place, there is nothing here to remove.
+    let _unfinished = Unfinished(path.clone());
+    let (database, file) = begin(&path, plan).map_err(trouble)?;
+    let copied = copy(&database, view, stop).map_err(|error| error.to_string())?;
+    if !copied {
+        return Ok(None);
     }
+    let database = Arc::new(database);
+    let view = View::of(&database).map_err(|error| error.to_string())?;
+    put_in_place(&path, &plan.path).map_err(|error| error.to_string())?;
+    file.defer();
+    Ok(Some(Compacted { database, file, view }))
+}
+
+/// All in one transaction, which is in the file when it ends; `false` if it was stopped.
+fn copy(database: &Database, view: &View, stop: &CancellationToken) -> Result<bool, redb::Error> {
+    let transaction = database.begin_write()?;
+    let mut began = Instant::now();
+    let pause = || {
+        let worked = began.elapsed();
+        if worked >= WORK_FOR {
+            sleep(worked);
+            began = Instant::now();
+        }
+        if stop.is_cancelled() { Err(Copying::Stopped) } else { Ok(()) }
+    };
+    let copied = Tables::open(&transaction)?.copy(view, pause);
+    match copied {
+        Ok(()) => transaction.commit().map(|()| true).map_err(redb::Error::from),
+        Err(Copying::Stopped) => Ok(false),
+        Err(Copying::Failed(error)) => Err(error.into()),
+    }
+}
+
+/// Why it did not come to an end.
+enum Copying {
+    Stopped,
+    Failed(redb::StorageError),
+}
+
+impl From<redb::StorageError> for Copying {
+    fn from(error: redb::StorageError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Once it is in its place there is no way back.
+fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    if let Some(folder) = to.parent().filter(|folder| !folder.as_os_str().is_empty())
+        && let Err(error) = File::open(folder).and_then(|folder| folder.sync_all())
+    {
+        warn!(%error, folder = %folder.display(), "a compacted file may be the old one after a loss of power");
+    }
+    Ok(())
 }

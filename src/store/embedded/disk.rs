@@ -1,11 +1,11 @@
 //! The database file and its journal, held by the writer alone. Everything here blocks.
 //!
-//! A change goes into the journal first, then into the database by a commit that stays in memory (some 30 µs). Within
-//! [`WRITE_OUT_AFTER`] a durable commit closes all of it into a layer ([`WriteBack`]), and a [`Flush`], which nobody
-//! waits for, puts that into the file, waits for the device, and empties the journal; the other journal takes what
-//! comes meanwhile. So a killed process loses nothing, and a loss of power the moments since.
+//! A change goes into the journal first, then into a layer in memory ([`Moment`]). Within a second a
+//! [`Flush`], which nobody waits for, puts the layer into the database by one durable commit, waits for the device
+//! ([`WriteBack`]) and empties the journal; another layer and the other journal take what comes meanwhile. So a killed
+//! process loses nothing, and a loss of power the moments since.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,14 +14,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, Durability, ReadableTable, StorageBackend};
+use redb::{Database, DatabaseError, ReadableTable, StorageBackend};
 use tracing::{error, info};
 
 use super::aside::move_aside;
-use super::change::{Change, Done};
-use super::compaction::{Compaction, Next, Round};
+use super::change::{self, Change, Done};
+use super::compaction::{self, Compacted};
 use super::journal::Journal;
-use super::tables::{Changed, FILE, Tables, View, all_nodes};
+use super::recent::{Layer, Moment, Pages, Starts};
+use super::tables::{FILE, Tables, View, all_nodes};
 use super::write_back::{Handle, WriteBack};
 use crate::store::OpenError;
 use crate::store::codec::Codec;
@@ -32,27 +33,46 @@ use crate::store::node::micros;
 const SCHEMA: u32 = 1;
 /// Memory for pages.
 pub(super) const CACHE_BYTES: usize = 48 * 1024 * 1024;
-/// How long a change may be in the journal alone.
-const WRITE_OUT_AFTER: Duration = Duration::from_secs(1);
-/// Past this many changed records the database is written out at once: closing them into a layer is some
-/// milliseconds of work, which changes wait for, and the file does not grow by the many copies of its pages.
-const WRITE_OUT_RECORDS: usize = 256;
-/// Past this many bytes of journal the database is written out at once.
-const JOURNAL_BYTES: u64 = 8 * 1024 * 1024;
-/// Past this many bytes of journal while the device still has the layer before, changes wait for it.
-const JOURNAL_LIMIT: u64 = 4 * JOURNAL_BYTES;
+/// Past this many bytes of changes in memory what can wait does: a sweep until they are fewer, a compaction until there
+/// is less to do.
+const SPARE_BYTES: u64 = LIMIT_BYTES / 2;
+/// Past this many, changes wait for the device.
+const LIMIT_BYTES: u64 = 16 * 1024 * 1024;
 /// Bytes that must be free on the device before anything is put, beside some copies of what waits in the journal:
 /// the database takes no failed write, not even for its readers, so it must not come to one.
 const ROOM: u64 = 4 * 1024 * 1024;
+/// The same before anything is deleted: a part of that room is for deletions alone.
+const ROOM_TO_DELETE: u64 = ROOM / 4;
 /// Copies of what waits: the content, pages half empty, and pages in use that are written anew.
 const COPIES: u64 = 4;
-/// A file smaller than this is never compacted.
-const COMPACT_FROM: u64 = 8 * 1024 * 1024;
 /// A file this many times as long as its records take is compacted: pages are half empty at worst, and a page in use
 /// has a copy at times.
 const COMPACT_FACTOR: u64 = 3;
-/// How long after one compaction, or its failure, the next may be.
-pub(super) const COMPACT_EVERY: Duration = Duration::from_secs(60);
+
+/// How often what is to be done beside the requests is done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    /// How long a change may be in the journal alone.
+    pub(super) write_out_after: Duration,
+    /// Past this many bytes of changes in memory the database is written out at once. Each is a page or more to
+    /// write.
+    pub(super) write_out_bytes: u64,
+    /// A file shorter than this is never compacted.
+    pub(super) compact_from: u64,
+    /// How long after one compaction, or its failure, the next may be.
+    pub(super) compact_every: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            write_out_after: Duration::from_secs(1),
+            write_out_bytes: 2 * 1024 * 1024,
+            compact_from: 8 * 1024 * 1024,
+            compact_every: Duration::from_secs(60),
+        }
+    }
+}
 
 /// Where the file is and what may be in it.
 #[derive(Debug)]
@@ -64,14 +84,13 @@ pub(super) struct Plan {
     pub(super) free: fn(&Path) -> io::Result<u64>,
     /// Bytes of memory for pages, read and not yet written out.
     pub(super) cache: usize,
-    /// How long after one compaction, or its failure, the next may be.
-    pub(super) compact_every: Duration,
+    pub(super) pace: Pace,
     /// Stands between the database and its file.
     pub(super) backend: fn(FileBackend) -> Box<dyn StorageBackend>,
 }
 
 /// Bytes free on the device of `folder`.
-pub(super) fn free_bytes(folder: &Path) -> io::Result<u64> {
+pub(in crate::store) fn free_bytes(folder: &Path) -> io::Result<u64> {
     // The types differ from system to system.
     fn wide(number: impl Into<u64>) -> u64 {
         number.into()
@@ -86,6 +105,8 @@ pub(super) struct Disk {
     plan: Arc<Plan>,
     database: Arc<Database>,
     file: Arc<WriteBack>,
+    moment: Moment,
+    starts: Starts,
     /// Where changes are noted.
     journal: Journal,
     /// The other one, empty; `None` while a [`Flush`] has it.
@@ -93,72 +114,46 @@ pub(super) struct Disk {
     /// Bytes of journal that a [`Flush`] has.
     in_flight: u64,
     folder: PathBuf,
-    totals: Totals,
-    /// Since when the file lacks changes, and of how many records.
-    dirty: Option<(Instant, usize)>,
-    /// Whether the last write-out was for the time and not for the number of changes: a compaction would make a file
-    /// that changes fast only longer, for the moment that it copies from takes room.
+    /// Since when the file lacks changes.
+    dirty: Option<Instant>,
+    /// Whether the last write-out was for the time and not for the number of changes: who changes so much needs the
+    /// machine, and has no memory to spare for what would wait.
     is_calm: bool,
-    /// What has changed since a compaction took its view; `None` while there is none.
-    changed: Option<Changed>,
-    /// When there may be one.
+    /// When there may be a compaction.
     compact_from: Instant,
-    /// The file's length after the last one, and the bytes of the records that it was begun with: what could not be
-    /// made shorter then, cannot now.
+    /// The file's length after the last one, and the bytes of the records then: what could not be made shorter then,
+    /// cannot now.
     compacted: (u64, u64),
-    /// The bytes of the records that the present one was begun with.
-    begun_with: u64,
 }
 
 /// What is left to do of a write-out: the slow part, which needs nothing that requests wait for. After a failure
-/// it can be run again.
+/// of the device it can be run again.
 #[derive(Debug)]
 pub(super) struct Flush {
+    database: Arc<Database>,
     file: Arc<WriteBack>,
+    /// `None` once the database has it.
+    layer: Option<Arc<Layer>>,
     /// Whose changes are on their way.
     journal: Journal,
-    switch: Option<Switch>,
-    /// Whose entry for the new file the device may lack still.
-    renamed_in: Option<PathBuf>,
-}
-
-/// The file takes the place of another.
-#[derive(Debug)]
-struct Switch {
-    from: PathBuf,
-    to: PathBuf,
-    /// Holds the lock of that place until then.
-    _old: Arc<Database>,
-}
-
-/// What came of a round of compaction.
-pub(super) enum Compacted {
-    /// The new file is in use; its flush puts it in its place.
-    Done(Flush),
-    /// What is to be copied next.
-    NotYet(Box<(Compaction, Round, View)>),
-    GaveUp,
 }
 
 impl Flush {
-    /// Waits for the device.
-    pub(super) fn run(&mut self) -> io::Result<()> {
-        self.file.flush()?;
-        if let Some(Switch { from, to, .. }) = &self.switch {
-            fs::rename(from, to)?;
-            self.renamed_in = Some(folder_of(to).to_owned());
-            self.switch = None;
+    /// Waits for the device. The outer failure is the database's, which is to be opened again.
+    pub(super) fn run(&mut self) -> Result<io::Result<()>, redb::Error> {
+        if let Some(layer) = &self.layer {
+            apply(&self.database, layer, self.journal.turn())?;
+            self.layer = None;
         }
-        if let Some(folder) = &self.renamed_in {
-            File::open(folder)?.sync_all()?;
-            self.renamed_in = None;
-        }
-        self.journal.clear()
+        Ok(self.file.flush().and_then(|()| self.journal.clear()))
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+/// Makes the changes of `layer` in the database, all or none, and notes up to which journal's turn it has them.
+fn apply(database: &Database, layer: &Layer, turn: u64) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    Tables::open(&transaction)?.apply(&layer.read(), turn)?;
+    Ok(transaction.commit()?)
 }
 
 /// Why a file could not be used.
@@ -181,7 +176,7 @@ impl Disk {
                 .create(folder)
                 .map_err(io("cannot make the folder of"))?;
         }
-        let (database, file, totals) = match usable(plan) {
+        let (database, file, moment) = match usable(plan) {
             Ok(opened) => opened,
             Err(Trouble::Fatal(error)) => return Err(error),
             Err(Trouble::Unusable { why, reason }) => {
@@ -208,7 +203,7 @@ impl Disk {
             }
         };
         // Not before the file is locked: the copy may be another process's.
-        Compaction::clear(plan).map_err(io("cannot remove an unfinished copy of"))?;
+        compaction::clear(plan).map_err(io("cannot remove an unfinished copy of"))?;
         let journal = |suffix: &str| {
             let mut path = plan.path.clone().into_os_string();
             path.push(suffix);
@@ -216,23 +211,26 @@ impl Disk {
         };
         let mut journals = [journal("-journal")?, journal("-journal2")?];
         journals.sort_by_key(|(journal, _)| journal.turn());
-        let [(spare, mut frames), (journal, later)] = journals;
-        frames.extend(later);
+        // One that is in the database is not made again: what has changed since would be undone.
+        let applied = moment.base.turn();
+        let frames = journals.iter_mut().filter(|(journal, _)| !journal.is_before(applied));
+        let frames: Vec<Vec<u8>> = frames.flat_map(|(_, frames)| std::mem::take(frames)).collect();
+        let [(spare, _), (mut journal, _)] = journals;
+        journal.take_turn(journal.turn().max(applied));
         let mut disk = Self {
             plan: Arc::clone(plan),
-            database: Arc::new(database),
+            database,
             file,
             journal,
             spare: Some(spare),
             in_flight: 0,
+            moment,
+            starts: Starts::default(),
             folder: folder_of(&plan.path).to_owned(),
-            totals,
             dirty: None,
             is_calm: true,
-            changed: None,
             compact_from: Instant::now(),
             compacted: (0, 0),
-            begun_with: 0,
         };
         disk.replay(&frames).map_err(|error| OpenError::file("cannot write", &plan.path, &error))?;
         disk.file.defer();
@@ -240,12 +238,8 @@ impl Disk {
     }
 
     /// For readers.
-    pub(super) fn database(&self) -> Arc<Database> {
-        Arc::clone(&self.database)
-    }
-
-    pub(super) fn totals(&self) -> Totals {
-        self.totals
+    pub(super) fn moment(&self) -> Moment {
+        self.moment.clone()
     }
 
     /// Whether a read has failed: nothing more comes out of the database until it is opened again.
@@ -253,176 +247,180 @@ impl Disk {
         self.file.is_broken()
     }
 
-    /// Whether changes are to wait until the device has taken what is on its way.
+    /// Whether changes are to wait until what is on its way is in the file.
     pub(super) fn is_full(&self) -> bool {
-        self.spare.is_none() && self.journal.len() >= JOURNAL_LIMIT
+        self.moment.newest.bytes() >= LIMIT_BYTES
+    }
+
+    /// Whether what can wait is to wait, so that requests need not.
+    pub(super) fn is_filling(&self) -> bool {
+        self.moment.newest.bytes() >= SPARE_BYTES
     }
 
     /// When the file wants to be written out.
     pub(super) fn due(&self) -> Option<Instant> {
-        let (since, records) = self.dirty.filter(|_| self.spare.is_some())?;
-        let at_once = records >= WRITE_OUT_RECORDS || self.journal.len() >= JOURNAL_BYTES;
-        Some(if at_once { since } else { since + WRITE_OUT_AFTER })
+        let since = self.dirty.filter(|_| self.spare.is_some())?;
+        let Pace { write_out_after, write_out_bytes, .. } = self.plan.pace;
+        Some(if self.moment.newest.bytes() >= write_out_bytes { since } else { since + write_out_after })
     }
 
     /// Writes changes into the journal: from then on they outlive the process. A failure leaves everything as it
     /// was, and the database to its readers.
-    pub(super) fn note(&mut self, changes: &[Change]) -> io::Result<()> {
-        let frames: Vec<Vec<u8>> = changes.iter().filter_map(Change::to_frame).collect();
-        if frames.is_empty() {
+    pub(super) fn note<'a>(&mut self, changes: impl Iterator<Item = &'a Change>, now: u64) -> io::Result<()> {
+        let (mut frames, mut room) = (vec![change::at(now)], ROOM_TO_DELETE);
+        for change in changes {
+            frames.extend(change.to_frame());
+            if let Change::Put { .. } = change {
+                room = ROOM;
+            }
+        }
+        if frames.len() == 1 {
             return Ok(());
         }
         let new = frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
-        let waits = self.in_flight + self.journal.len() + new;
-        if !self.has_room(waits)? {
+        if !self.has_room(room, self.in_flight + self.journal.len() + new)? {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.journal.append(frames.iter().map(Vec::as_slice))
     }
 
-    fn has_room(&self, bytes: u64) -> io::Result<bool> {
-        Ok((self.plan.free)(&self.folder)? >= ROOM + COPIES * bytes)
+    /// Whether `room` is there beside what `bytes` of changes take.
+    fn has_room(&self, room: u64, bytes: u64) -> io::Result<bool> {
+        Ok((self.plan.free)(&self.folder)? >= room + COPIES * bytes)
     }
 
-    /// Makes changes that are noted, all in one transaction.
-    pub(super) fn commit(&mut self, changes: &[Change]) -> Result<Vec<Done>, redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::None)?;
-        let mut totals = self.totals;
-        let (done, noted) = {
-            let mut tables = Tables::open(&transaction)?;
-            if self.changed.is_some() {
-                tables.track();
-            }
-            let (now, limits) = (micros(SystemTime::now()), self.plan.limits);
-            let each = changes.iter().map(|change| change.make(&mut tables, &mut totals, limits, now));
-            (each.collect::<Result<_, _>>()?, tables.into_changed())
-        };
-        transaction.commit()?;
-        self.totals = totals;
-        if let Some(all) = &mut self.changed {
-            all.extend(noted);
+    /// Makes changes that are noted, as of `now`.
+    pub(super) fn make<'a>(
+        &mut self,
+        changes: impl Iterator<Item = &'a Change>,
+        now: u64,
+    ) -> Result<Vec<Done>, redb::Error> {
+        let mut totals = self.moment.totals;
+        let mut pages = Pages { moment: &self.moment, starts: &self.starts };
+        let limits = self.plan.limits;
+        let each = changes.map(|change| change.make(&mut pages, &mut totals, limits, now));
+        let done = each.collect::<Result<_, _>>()?;
+        self.moment.totals = totals;
+        // What changed nothing is in the journal all the same.
+        if self.moment.newest.bytes() > 0 || self.journal.len() > 0 {
+            self.dirty.get_or_insert_with(Instant::now);
         }
-        let (_, records) = self.dirty.get_or_insert_with(|| (Instant::now(), 0));
-        *records += changes.iter().map(Change::records).sum::<usize>();
         Ok(done)
     }
 
-    /// Closes all changes into a layer, where there are some and the last one is in the file. Gives what is left
-    /// to do.
-    pub(super) fn write_out(&mut self) -> Result<Option<Flush>, redb::Error> {
-        let Some((_, records)) = self.dirty else { return Ok(None) };
-        let Some(spare) = self.spare.take() else { return Ok(None) };
-        self.is_calm = records < WRITE_OUT_RECORDS;
-        self.database.begin_write()?.commit()?;
-        Ok(Some(self.flush(spare, None)))
-    }
-
-    fn flush(&mut self, mut spare: Journal, switch: Option<Switch>) -> Flush {
+    /// Begins another layer, where there are changes and the last ones are in the file. Gives what is left to do.
+    pub(super) fn write_out(&mut self) -> Option<Flush> {
+        self.dirty?;
+        let mut spare = self.spare.take()?;
         self.dirty = None;
-        spare.follow(&self.journal);
+        let layer = std::mem::take(&mut self.moment.newest);
+        self.is_calm = layer.bytes() < self.plan.pace.write_out_bytes;
+        self.moment.older = Some(Arc::clone(&layer));
+        self.starts = Starts::default();
+        spare.take_turn(self.journal.turn() + 1);
         self.in_flight = self.journal.len();
         let journal = std::mem::replace(&mut self.journal, spare);
-        Flush { file: Arc::clone(&self.file), journal, switch, renamed_in: None }
+        let (database, file) = (Arc::clone(&self.database), Arc::clone(&self.file));
+        Some(Flush { database, file, layer: Some(layer), journal })
     }
 
     /// It was run, and all of it is done.
-    pub(super) fn flushed(&mut self, flush: Flush) {
+    pub(super) fn flushed(&mut self, flush: Flush) -> Result<(), redb::Error> {
         self.in_flight = 0;
         self.spare = Some(flush.journal);
+        self.base(View::of(&self.database)?);
+        Ok(())
+    }
+
+    /// The database has all of the older layer.
+    fn base(&mut self, view: View) {
+        self.moment.base = Arc::new(view);
+        self.moment.older = None;
+        self.starts = Starts::default();
     }
 
     /// Writes everything out and waits for it.
     pub(super) fn close(mut self) -> Result<(), redb::Error> {
-        if let Some(mut flush) = self.write_out()? {
-            flush.run()?;
+        if let Some(mut flush) = self.write_out() {
+            flush.run()??;
         }
         Ok(())
     }
 
-    /// What a compaction is to copy from, if it is time for one.
-    pub(super) fn begin_compaction(&mut self) -> Option<View> {
-        let (length, bytes) = (self.file.length(), self.totals.bytes);
-        let may_be = self.is_calm && self.changed.is_none() && self.spare.is_some();
-        let is_time = may_be && Instant::now() >= self.compact_from;
+    /// What a compaction is to copy, if it is time for one. No flush may begin before it has ended.
+    pub(super) fn begin_compaction(&mut self) -> Option<Arc<View>> {
+        let (length, bytes) = (self.file.length(), self.moment.totals.bytes);
         // Records may be such that their pages are emptier than most.
         let (settled, settled_bytes) = self.compacted;
         let has_moved = length >= settled.saturating_mul(2) || bytes <= settled_bytes / 2;
-        if !is_time || !has_moved || length < COMPACT_FROM || length < bytes.saturating_mul(COMPACT_FACTOR) {
+        let may_be = self.is_calm && self.spare.is_some() && Instant::now() >= self.compact_from;
+        let is_long = length >= self.plan.pace.compact_from && length >= bytes.saturating_mul(COMPACT_FACTOR);
+        if !may_be || !has_moved || !is_long {
             return None;
         }
-        let view = self.has_room(self.totals.bytes).ok().filter(|has_room| *has_room);
-        let view = view.and_then(|_| View::of(&self.database).ok());
-        match &view {
-            Some(_) => (self.changed, self.begun_with) = (Some(Changed::default()), bytes),
-            None => self.end_compaction(false),
+        if !self.has_room(ROOM, bytes).is_ok_and(|has_room| has_room) {
+            self.compact_later();
+            return None;
         }
-        view
+        Some(Arc::clone(&self.moment.base))
     }
 
-    /// A round is done, and no flush runs: goes on in the new file, if little is left to copy.
-    pub(super) fn go_on(&mut self, compaction: Compaction) -> Result<Compacted, redb::Error> {
-        let view = View::of(&self.database)?;
-        let changed = self.changed.take().unwrap_or_default();
-        match compaction.next(&changed, &view)? {
-            Next::Again => {
-                self.changed = Some(Changed::default());
-                let round = Round::Changed(changed.into_records());
-                Ok(Compacted::NotYet(Box::new((compaction, round, view))))
-            }
-            Next::Last => {
-                let before = self.file.length();
-                let (database, file, from) = compaction.finish(&view, changed)?;
-                let Some(spare) = self.spare.take() else { return Ok(Compacted::GaveUp) };
-                let old = std::mem::replace(&mut self.database, Arc::new(database));
-                self.file = file;
-                self.end_compaction(true);
-                let switch = Switch { from, to: self.plan.path.clone(), _old: old };
-                let flush = self.flush(spare, Some(switch));
-                info!(before, after = self.file.length(), "the response store's file was compacted");
-                Ok(Compacted::Done(flush))
-            }
-            Next::GiveUp => Ok(Compacted::GaveUp),
-        }
+    /// Goes on in the new file.
+    pub(super) fn compacted(&mut self, Compacted { database, file, view }: Compacted) {
+        let before = self.file.length();
+        (self.database, self.file) = (database, file);
+        self.base(view);
+        self.compacted = (self.file.length(), self.moment.totals.bytes);
+        info!(before, after = self.file.length(), "the response store's file was compacted");
+        self.compact_later();
     }
 
-    /// Ends it, `done` or not.
-    pub(super) fn end_compaction(&mut self, done: bool) {
-        self.changed = None;
-        if done {
-            self.compacted = (self.file.length(), self.begun_with);
-        }
-        self.compact_from = Instant::now() + self.plan.compact_every;
+    /// It was, or could not be.
+    pub(super) fn compact_later(&mut self) {
+        self.compact_from = Instant::now() + self.plan.pace.compact_every;
     }
 
     /// Makes the changes of an earlier process that did not come to write them out.
     fn replay(&mut self, frames: &[Vec<u8>]) -> Result<(), redb::Error> {
-        let changes: Vec<Change> = frames.iter().filter_map(|frame| Change::from_frame(frame)).collect();
-        if !changes.is_empty() {
-            self.commit(&changes)?;
-            self.database.begin_write()?.commit()?;
+        let (mut now, mut changes) = (micros(SystemTime::now()), 0);
+        for frame in frames {
+            if let Some(at) = change::from_at(frame) {
+                now = at;
+            } else if let Some(change) = Change::from_frame(frame) {
+                self.make(std::iter::once(&change), now)?;
+                changes += 1;
+            }
+        }
+        if changes > 0 {
+            let layer: Arc<Layer> = std::mem::take(&mut self.moment.newest);
+            apply(&self.database, &layer, self.journal.turn())?;
+            self.base(View::of(&self.database)?);
             self.dirty = None;
-            info!(
-                changes = changes.len(),
-                "the response store took up what an earlier process left in its journal"
-            );
+            info!(changes, "the response store took up what an earlier process left in its journal");
         }
         for journal in self.spare.iter_mut().chain([&mut self.journal]) {
             journal.clear()?;
         }
+        self.journal.take_turn(self.journal.turn() + 1);
         Ok(())
     }
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Opens the file and looks at all of it, so that damage is found now and not by a request.
-fn usable(plan: &Plan) -> Result<(Database, Arc<WriteBack>, Totals), Trouble> {
+fn usable(plan: &Plan) -> Result<(Arc<Database>, Arc<WriteBack>, Moment), Trouble> {
     // Damage that the database does not expect is a panic in it.
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let (mut database, file) = begin(&plan.path, plan)?;
         let mut totals = Totals::default();
         all_nodes(&database, |node| totals.add(node)).map_err(|error| trouble(error, plan))?;
         compact(&mut database, totals, plan)?;
-        Ok((database, file, totals))
+        let database = Arc::new(database);
+        let view = View::of(&database).map_err(|error| trouble(error, plan))?;
+        Ok((database, file, Moment::of(view, totals)))
     }));
     opened.unwrap_or_else(|_| Err(unusable("corrupt", "it breaks off where its own marks say more")))
 }
@@ -533,7 +531,7 @@ fn look_at_schema(database: &Database, plan: &Plan) -> Result<(), Trouble> {
 fn compact(database: &mut Database, totals: Totals, plan: &Plan) -> Result<(), Trouble> {
     let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
     let before = length(&plan.path);
-    if before < COMPACT_FROM || before < totals.bytes.saturating_mul(COMPACT_FACTOR) {
+    if before < plan.pace.compact_from || before < totals.bytes.saturating_mul(COMPACT_FACTOR) {
         return Ok(());
     }
     database.compact().map_err(|error| trouble(error.into(), plan))?;

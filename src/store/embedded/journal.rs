@@ -1,4 +1,4 @@
-//! What was put and deleted since the database was last written out, beside it. A frame is in the kernel's hands
+//! What was put, used and deleted since the database was last written out, beside it. A frame is in the kernel's hands
 //! before its change is acknowledged, so a killed process loses none; the file is emptied once the database has
 //! all of it. There are two, taken in turn: one takes changes while the other's are being written out.
 //!
@@ -23,7 +23,7 @@ const TURN: u8 = 0;
 pub(super) struct Journal {
     file: File,
     length: u64,
-    /// Counts up from journal to journal: the lower one's changes came first.
+    /// Counts up from journal to journal: the lower one's changes came first. 0 is not known.
     turn: u64,
 }
 
@@ -53,14 +53,19 @@ impl Journal {
         Ok((journal, frames))
     }
 
-    /// Its place among others.
+    /// Its place among others, from 1 on.
     pub(super) fn turn(&self) -> u64 {
         self.turn
     }
 
-    /// It is empty, and next after `other`.
-    pub(super) fn follow(&mut self, other: &Self) {
-        self.turn = other.turn + 1;
+    /// Sets the turn of one that is empty.
+    pub(super) fn take_turn(&mut self, turn: u64) {
+        self.turn = turn;
+    }
+
+    /// Whether it is known to come no later than `turn`.
+    pub(super) fn is_before(&self, turn: u64) -> bool {
+        (1..=turn).contains(&self.turn)
     }
 
     /// Bytes since it was last emptied.
@@ -174,7 +179,7 @@ mod tests {
         let paths = [dir.path().join("one"), dir.path().join("two")];
         let (mut one, mut two) = (journal(&paths[0]).0, journal(&paths[1]).0);
         for text in ["a", "b", "c"] {
-            two.follow(&one);
+            two.take_turn(one.turn() + 1);
             append(&mut two, &[text]);
             std::mem::swap(&mut one, &mut two);
             two.clear().unwrap();

@@ -1,60 +1,35 @@
-//! The tables of the database, as the ledger's books and for readers.
+//! The tables of the database: read at one moment, and written by the flush alone.
 
-use std::collections::HashMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use redb::{
     Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
     TableError, WriteTransaction,
 };
 
+use super::recent::Recent;
 use crate::model::ResponseId;
 use crate::store::StoreError;
 use crate::store::codec::unreadable;
-use crate::store::ledger::{Books, Order};
-use crate::store::node::{Node, OVERHEAD};
+use crate::store::ledger::Order;
+use crate::store::node::Node;
 
 const NODES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("nodes");
 const CONTENT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("content");
 const BY_USE: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("by_use");
 const BY_EXPIRY: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("by_expiry");
-/// What is known of the file: `schema`, and `check` where it is encrypted.
+/// What is known of the file: `schema`, `check` where it is encrypted, and `turn`: of the last journal whose changes it
+/// has.
 pub(super) const FILE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("file");
 
-/// The tables of one change.
+/// The tables, open for changes.
 pub(super) struct Tables<'txn> {
     nodes: Table<'txn, &'static str, &'static [u8]>,
     content: Table<'txn, &'static str, &'static [u8]>,
     by_use: Table<'txn, (u64, &'static str), ()>,
     by_expiry: Table<'txn, (u64, &'static str), ()>,
-    /// Where somebody wants to know.
-    changed: Option<Changed>,
-}
-
-/// The records that were changed: their content too, or only what is known of them beside it.
-#[derive(Debug, Default)]
-pub(super) struct Changed(HashMap<ResponseId, bool>);
-
-impl Changed {
-    fn note(&mut self, id: &ResponseId, content: bool) {
-        let noted = self.0.entry(id.clone()).or_default();
-        *noted |= content;
-    }
-
-    pub(super) fn extend(&mut self, later: Self) {
-        for (id, content) in later.0 {
-            self.note(&id, content);
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Each with whether its content was changed.
-    pub(super) fn into_records(self) -> Vec<(ResponseId, bool)> {
-        self.0.into_iter().collect()
-    }
+    file: Table<'txn, &'static str, &'static [u8]>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -64,115 +39,63 @@ impl<'txn> Tables<'txn> {
             content: change.open_table(CONTENT)?,
             by_use: change.open_table(BY_USE)?,
             by_expiry: change.open_table(BY_EXPIRY)?,
-            changed: None,
+            file: change.open_table(FILE)?,
         })
     }
 
-    /// Takes note of what is changed from now on.
-    pub(super) fn track(&mut self) {
-        self.changed = Some(Changed::default());
+    fn set_turn(&mut self, turn: u64) -> Result<(), StorageError> {
+        self.file.insert("turn", turn.to_le_bytes().as_slice()).map(drop)
     }
 
-    /// What was changed.
-    pub(super) fn into_changed(self) -> Changed {
-        self.changed.unwrap_or_default()
-    }
-
-    pub(super) fn put_content(&mut self, id: &ResponseId, content: &[u8]) -> Result<(), StorageError> {
-        self.note(id, true);
-        self.content.insert(id.as_str(), content)?;
-        Ok(())
-    }
-
-    /// Makes the record of `id` what it is in `view`, or nothing; of its content only if that has `changed`. Gives
-    /// its bytes.
-    pub(super) fn copy(&mut self, view: &View, id: &ResponseId, changed: bool) -> Result<u64, StorageError> {
-        if let Some(node) = self.get(id)? {
-            for at in [0, node.expires_at] {
-                self.leave(Order::Expiry, at, id)?;
-            }
-            self.leave(Order::Use, node.last_used_at, id)?;
-        }
-        let Some(node) = view.find(id)? else {
-            self.remove(id)?;
-            return Ok(0);
-        };
-        self.set(id, &node)?;
-        if changed {
-            match view.content.get(id.as_str())? {
-                Some(content) => self.put_content(id, content.value())?,
-                None => self.empty(id)?,
+    /// Makes the changes of `recent`, which are those of the journal of `turn`, table by table and key by key, so that
+    /// each page is touched once.
+    pub(super) fn apply(&mut self, recent: &Recent, turn: u64) -> Result<(), StorageError> {
+        self.set_turn(turn)?;
+        for (id, node) in recent.nodes() {
+            match node {
+                Some(node) => drop(self.nodes.insert(id.as_str(), node.to_bytes().as_slice())?),
+                None => drop(self.nodes.remove(id.as_str())?),
             }
         }
-        if node.children == 0 {
-            self.enter(Order::Use, node.last_used_at, id)?;
+        for (id, content) in recent.contents() {
+            match content {
+                Some(content) => drop(self.content.insert(id.as_str(), &**content)?),
+                None => drop(self.content.remove(id.as_str())?),
+            }
         }
-        // One that a sweep has seen is seen once more; one that was deleted and not yet emptied is to be.
-        let is_left = node.children == 0 && node.deleted && node.size > OVERHEAD;
-        self.enter(Order::Expiry, if is_left { 0 } else { node.expires_at }, id)?;
-        Ok(if changed { node.size } else { OVERHEAD })
-    }
-
-    fn note(&mut self, id: &ResponseId, content: bool) {
-        if let Some(changed) = &mut self.changed {
-            changed.note(id, content);
+        for (order, table) in [(Order::Use, &mut self.by_use), (Order::Expiry, &mut self.by_expiry)] {
+            for (at, id) in recent.left(order) {
+                table.remove((*at, id.as_str()))?;
+            }
+            for (at, id) in recent.entered(order) {
+                table.insert((*at, id.as_str()), ())?;
+            }
         }
+        Ok(())
     }
 
-    fn order(&mut self, order: Order) -> &mut Table<'txn, (u64, &'static str), ()> {
-        match order {
-            Order::Use => &mut self.by_use,
-            Order::Expiry => &mut self.by_expiry,
+    /// Copies all that is in `view`, and calls `pause` after each record.
+    pub(super) fn copy<E: From<StorageError>>(
+        &mut self,
+        view: &View,
+        mut pause: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.set_turn(view.turn)?;
+        let tables = [(&view.nodes, &mut self.nodes), (&view.content, &mut self.content)];
+        for (from, to) in tables {
+            for entry in from.iter()? {
+                let (id, value) = entry?;
+                to.insert(id.value(), value.value())?;
+                pause()?;
+            }
         }
-    }
-}
-
-impl Books for Tables<'_> {
-    type Error = StorageError;
-
-    fn get(&self, id: &ResponseId) -> Result<Option<Node>, StorageError> {
-        self.nodes.get(id.as_str())?.map(|found| node(found.value())).transpose()
-    }
-
-    fn set(&mut self, id: &ResponseId, node: &Node) -> Result<(), StorageError> {
-        self.note(id, false);
-        self.nodes.insert(id.as_str(), node.to_bytes().as_slice())?;
+        for (from, to) in [(&view.by_use, &mut self.by_use), (&view.by_expiry, &mut self.by_expiry)] {
+            for entry in from.iter()? {
+                to.insert(entry?.0.value(), ())?;
+                pause()?;
+            }
+        }
         Ok(())
-    }
-
-    fn empty(&mut self, id: &ResponseId) -> Result<(), StorageError> {
-        self.note(id, true);
-        self.content.remove(id.as_str())?;
-        Ok(())
-    }
-
-    fn remove(&mut self, id: &ResponseId) -> Result<(), StorageError> {
-        self.note(id, true);
-        self.nodes.remove(id.as_str())?;
-        self.content.remove(id.as_str())?;
-        Ok(())
-    }
-
-    fn enter(&mut self, order: Order, at: u64, id: &ResponseId) -> Result<(), StorageError> {
-        self.order(order).insert((at, id.as_str()), ())?;
-        Ok(())
-    }
-
-    fn leave(&mut self, order: Order, at: u64, id: &ResponseId) -> Result<(), StorageError> {
-        self.order(order).remove((at, id.as_str()))?;
-        Ok(())
-    }
-
-    fn first(&self, order: Order) -> Result<Option<(u64, ResponseId)>, StorageError> {
-        let order = match order {
-            Order::Use => &self.by_use,
-            Order::Expiry => &self.by_expiry,
-        };
-        let first = order.first()?;
-        Ok(first.map(|(key, _)| {
-            let (at, id) = key.value();
-            (at, ResponseId::new(id))
-        }))
     }
 }
 
@@ -180,46 +103,73 @@ fn node(bytes: &[u8]) -> Result<Node, StorageError> {
     Node::from_bytes(bytes).ok_or_else(|| StorageError::Corrupted("a node cannot be read".into()))
 }
 
-/// One moment of the database; the writer does not wait for it, nor it for the writer.
+/// One moment of the database; no writer waits for it, nor it for one.
 pub(super) struct View {
     nodes: ReadOnlyTable<&'static str, &'static [u8]>,
     content: ReadOnlyTable<&'static str, &'static [u8]>,
+    by_use: ReadOnlyTable<(u64, &'static str), ()>,
+    by_expiry: ReadOnlyTable<(u64, &'static str), ()>,
+    turn: u64,
+    /// Which closes with its last holder.
+    _database: Arc<Database>,
 }
 
 impl View {
-    pub(super) fn of(database: &Database) -> Result<Self, redb::Error> {
+    pub(super) fn of(database: &Arc<Database>) -> Result<Self, redb::Error> {
         let read = database.begin_read()?;
-        Ok(Self { nodes: read.open_table(NODES)?, content: read.open_table(CONTENT)? })
+        let turn =
+            read.open_table(FILE)?.get("turn")?.map(|turn| turn.value().try_into().map(u64::from_le_bytes));
+        let turn = turn.transpose().map_err(|_| StorageError::Corrupted("its turn cannot be read".into()))?;
+        Ok(Self {
+            turn: turn.unwrap_or_default(),
+            nodes: read.open_table(NODES)?,
+            content: read.open_table(CONTENT)?,
+            by_use: read.open_table(BY_USE)?,
+            by_expiry: read.open_table(BY_EXPIRY)?,
+            _database: Arc::clone(database),
+        })
     }
 
-    pub(super) fn node(&self, id: &ResponseId) -> Result<Option<Node>, StoreError> {
-        self.find(id).map_err(|error| failed(&error.into()))
+    /// Of the last journal whose changes it has.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn
     }
 
-    fn find(&self, id: &ResponseId) -> Result<Option<Node>, StorageError> {
+    pub(super) fn node(&self, id: &ResponseId) -> Result<Option<Node>, StorageError> {
         self.nodes.get(id.as_str())?.map(|found| node(found.value())).transpose()
     }
 
-    /// What has changed, bytes.
-    pub(super) fn bytes_of(&self, changed: &Changed) -> Result<u64, StorageError> {
-        let contents = changed.0.iter().filter(|(_, content)| **content);
-        contents.map(|(id, _)| Ok(self.find(id)?.map_or(0, |node| node.size))).sum()
+    pub(super) fn content(&self, id: &ResponseId) -> Result<Option<Vec<u8>>, StorageError> {
+        Ok(self.content.get(id.as_str())?.map(|found| found.value().to_vec()))
     }
 
-    /// The first `most` ids after `id`.
-    pub(super) fn ids_after(
+    /// The first one of an order, not before `from`, that `is_there`.
+    pub(super) fn first(
         &self,
-        id: Option<&ResponseId>,
-        most: usize,
-    ) -> Result<Vec<ResponseId>, StorageError> {
-        let start = id.map_or(Bound::Unbounded, |id| Bound::Excluded(id.as_str()));
-        let found = self.nodes.range::<&str>((start, Bound::Unbounded))?.take(most);
-        found.map(|entry| Ok(ResponseId::new(entry?.0.value()))).collect()
+        order: Order,
+        from: Option<&(u64, ResponseId)>,
+        is_there: impl Fn(&(u64, ResponseId)) -> bool,
+    ) -> Result<Option<(u64, ResponseId)>, StorageError> {
+        let table = match order {
+            Order::Use => &self.by_use,
+            Order::Expiry => &self.by_expiry,
+        };
+        let start = from.map_or(Bound::Unbounded, |(at, id)| Bound::Included((*at, id.as_str())));
+        for entry in table.range::<(u64, &str)>((start, Bound::Unbounded))? {
+            let (key, _) = entry?;
+            let (at, id) = key.value();
+            let key = (at, ResponseId::new(id));
+            if is_there(&key) {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
     }
+}
 
-    pub(super) fn content(&self, id: &ResponseId) -> Result<Vec<u8>, StoreError> {
-        let found = self.content.get(id.as_str()).map_err(|error| failed(&error.into()))?;
-        found.map(|found| found.value().to_vec()).ok_or_else(|| unreadable(&"its content is gone"))
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").finish_non_exhaustive()
     }
 }
 

@@ -1,101 +1,15 @@
 //! What only a broken or slow disk shows.
 
-use std::io;
-use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex};
-use std::time::Duration;
+mod kills;
 
-use redb::backends::FileBackend;
-use redb::{BackendError, StorageBackend};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::disk::CACHE_BYTES;
 use super::*;
 use crate::model::{Item, KeyId, Route, SessionId, ThreadId, TurnId};
-
-/// What is wrong with a disk. One for each test: a plan has no room for more than a function.
-#[derive(Debug)]
-struct Faults {
-    reads: AtomicBool,
-    writes: AtomicBool,
-    /// Whether the device takes its time.
-    stuck: Mutex<bool>,
-    freed: Condvar,
-}
-
-impl Faults {
-    const fn none() -> Self {
-        Self {
-            reads: AtomicBool::new(false),
-            writes: AtomicBool::new(false),
-            stuck: Mutex::new(false),
-            freed: Condvar::new(),
-        }
-    }
-
-    fn set_stuck(&self, stuck: bool) {
-        *self.stuck.lock().unwrap() = stuck;
-        self.freed.notify_all();
-    }
-
-    fn check(flag: &AtomicBool) -> io::Result<()> {
-        if flag.load(Ordering::Relaxed) { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
-    }
-}
-
-/// A test that fails does not wait for the device for good.
-struct Freed(&'static Faults);
-
-impl Drop for Freed {
-    fn drop(&mut self) {
-        self.0.set_stuck(false);
-    }
-}
-
-#[derive(Debug)]
-struct Faulty {
-    file: FileBackend,
-    faults: &'static Faults,
-}
-
-impl StorageBackend for Faulty {
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        Faults::check(&self.faults.reads)?;
-        self.file.read(offset, out)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        Faults::check(&self.faults.writes)?;
-        self.file.set_len(length)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        drop(self.faults.freed.wait_while(self.faults.stuck.lock().unwrap(), |stuck| *stuck).unwrap());
-        Faults::check(&self.faults.writes)?;
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        Faults::check(&self.faults.writes)?;
-        self.file.write(offset, data)
-    }
-
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.try_lock_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.file.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.query_lock_range(start, end)
-    }
-}
+use crate::store::testing::faulty::{Faults, Faulty, Freed};
 
 struct World {
     folder: tempfile::TempDir,
@@ -106,15 +20,7 @@ struct World {
 impl World {
     async fn start(change: impl FnOnce(&mut Plan)) -> Self {
         let (folder, tasks) = (tempfile::tempdir().unwrap(), Tasks::new());
-        let mut plan = Plan {
-            path: folder.path().join("r.redb"),
-            limits: Limits { records: 10_000, bytes: 1 << 30 },
-            codec: Arc::default(),
-            free: |_| Ok(u64::MAX),
-            cache: CACHE_BYTES,
-            compact_every: Duration::from_millis(50),
-            backend: |file| Box::new(file),
-        };
+        let mut plan = plan(folder.path());
         change(&mut plan);
         let store = EmbeddedStore::start(plan, &tasks).await.unwrap();
         Self { folder, tasks, store }
@@ -135,6 +41,18 @@ impl World {
     async fn end(self) {
         self.store.close().await;
         assert!(self.tasks.shut_down(Duration::from_secs(10)).await);
+    }
+}
+
+fn plan(folder: &Path) -> Plan {
+    Plan {
+        path: folder.join("r.redb"),
+        limits: Limits { records: 10_000, bytes: 1 << 30 },
+        codec: Arc::default(),
+        free: |_| Ok(u64::MAX),
+        cache: CACHE_BYTES,
+        pace: Pace { compact_every: Duration::from_millis(50), ..Pace::default() },
+        backend: |file| Box::new(file),
     }
 }
 
@@ -185,7 +103,14 @@ async fn on_a_full_disk_nothing_is_put_and_all_is_read() {
     let world = World::start(|plan| plan.free = |_| Ok(FREE.load(Ordering::Relaxed))).await;
     let id = ResponseId::new("a");
     world.put("a").await.unwrap();
-    FREE.store(1 << 20, Ordering::Relaxed);
+    world.put("c").await.unwrap();
+    // For deletions there is room for longer.
+    FREE.store(3 << 20, Ordering::Relaxed);
+    let refused = world.put("b").await;
+    assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
+    assert_eq!(world.store.delete(&ResponseId::new("c")).await, Ok(Lookup::Found(())));
+    assert_eq!(world.status("c").await, Ok(Lookup::Deleted));
+    FREE.store(1 << 19, Ordering::Relaxed);
     for _ in 0..3 {
         let refused = world.put("b").await;
         assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
@@ -197,6 +122,68 @@ async fn on_a_full_disk_nothing_is_put_and_all_is_read() {
     FREE.store(u64::MAX, Ordering::Relaxed);
     world.put("b").await.unwrap();
     assert_eq!(world.status("b").await, Ok(Lookup::Found(())));
+    world.end().await;
+}
+
+const FILES: [&str; 3] = ["r.redb", "r.redb-journal", "r.redb-journal2"];
+
+#[tokio::test]
+async fn what_is_taken_up_from_the_journal_is_as_of_when_it_was_made() {
+    let world = World::start(|plan| plan.pace.write_out_after = Duration::from_secs(3600)).await;
+    let soon =
+        StoredResponse { expires_at: SystemTime::now() + Duration::from_millis(500), ..record("first") };
+    let after_it = |name| StoredResponse { previous: Some(ResponseId::new("first")), ..record(name) };
+    assert_eq!(world.store.put(soon).await, Ok(Lookup::Found(())));
+    assert_eq!(world.store.put(after_it("left")).await, Ok(Lookup::Found(())));
+    assert_eq!(world.store.delete(&ResponseId::new("left")).await, Ok(Lookup::Found(())));
+    assert_eq!(world.store.put(after_it("right")).await, Ok(Lookup::Found(())));
+    let (id, later) = (ResponseId::new("right"), SystemTime::now() + Duration::from_secs(7200));
+    assert_eq!(world.store.touch(&id, later).await, Ok(Lookup::Found(())));
+    // As a kill leaves it.
+    let killed = tempfile::tempdir().unwrap();
+    for file in FILES {
+        std::fs::copy(world.folder.path().join(file), killed.path().join(file)).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let again = EmbeddedStore::start(plan(killed.path()), &world.tasks).await.unwrap();
+    assert_eq!(again.get(&ResponseId::new("first")).await.unwrap().map(drop), Lookup::Expired);
+    assert_eq!(again.get(&ResponseId::new("left")).await.unwrap().map(drop), Lookup::Deleted);
+    let Ok(Lookup::Found(chain)) = again.chain(&id).await else { panic!("no chain") };
+    assert_eq!((chain.before.len(), micros(chain.record.expires_at)), (1, micros(later)));
+    again.close().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_journal_that_the_file_has_all_of_is_not_made_again() {
+    let world = World::start(|plan| plan.pace.write_out_after = Duration::from_millis(100)).await;
+    let journals = || {
+        FILES[1..].iter().find_map(|file| {
+            let bytes = std::fs::read(world.folder.path().join(file)).unwrap();
+            (!bytes.is_empty()).then_some((*file, bytes))
+        })
+    };
+    world.put("a").await.unwrap();
+    let (name, put) = journals().unwrap();
+    until(async || journals().is_none()).await;
+    assert_eq!(world.store.delete(&ResponseId::new("a")).await, Ok(Lookup::Found(())));
+    until(async || journals().is_none()).await;
+    world.store.close().await;
+    // As a device leaves it that forgot that it was emptied.
+    std::fs::write(world.folder.path().join(name), put).unwrap();
+    let again = EmbeddedStore::start(plan(world.folder.path()), &world.tasks).await.unwrap();
+    assert_eq!(again.get(&ResponseId::new("a")).await.unwrap().map(drop), Lookup::Deleted);
+    // Later ones are.
+    again.put(record("b")).await.unwrap();
+    let killed = tempfile::tempdir().unwrap();
+    for file in FILES {
+        std::fs::copy(world.folder.path().join(file), killed.path().join(file)).unwrap();
+    }
+    let third = EmbeddedStore::start(plan(killed.path()), &world.tasks).await.unwrap();
+    assert_eq!(third.get(&ResponseId::new("b")).await.unwrap().map(drop), Lookup::Found(()));
+    assert_eq!(third.get(&ResponseId::new("a")).await.unwrap().map(drop), Lookup::Deleted);
+    again.close().await;
+    third.close().await;
     world.end().await;
 }
 
@@ -352,16 +339,7 @@ async fn a_file_that_is_mostly_free_is_compacted_while_it_is_used() {
     };
     look(&world.store).await;
     world.store.close().await;
-    let plan = Plan {
-        path: world.folder.path().join("r.redb"),
-        limits: Limits { records: 10_000, bytes: 1 << 30 },
-        codec: Arc::default(),
-        free: |_| Ok(u64::MAX),
-        cache: CACHE_BYTES,
-        compact_every: Duration::from_millis(50),
-        backend: |file| Box::new(file),
-    };
-    let again = EmbeddedStore::start(plan, &world.tasks).await.unwrap();
+    let again = EmbeddedStore::start(plan(world.folder.path()), &world.tasks).await.unwrap();
     assert_eq!(again.size().await, size);
     look(&again).await;
     // Nothing is left behind, and what is left goes when its time is up.

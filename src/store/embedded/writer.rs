@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{mpsc, oneshot};
@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::change::{Change, Done};
-use super::compaction::{Compaction, Round};
-use super::disk::{Compacted, Disk, Flush, Plan};
-use super::tables::{View, failed};
+use super::compaction::{self, Compacted};
+use super::disk::{Disk, Flush, Plan};
+use super::tables::failed;
 use super::{Command, QUEUE, Shared, closed, open};
 use crate::store::StoreError;
+use crate::store::node::micros;
 use crate::tasks::Tasks;
 
 /// How long after a failure the file is opened, or written, again; twice as long after each further one, up to the
@@ -25,18 +26,19 @@ const RETRY_AFTER_LONGEST: Duration = Duration::from_secs(60);
 
 /// Blocking work that goes on beside the writer; `None` if it panicked.
 type Work<T> = BoxFuture<'static, Option<T>>;
-type Reply = oneshot::Sender<Result<Done, StoreError>>;
+/// A change, and who waits for it.
+pub(super) type Asked = (Change, oneshot::Sender<Result<Done, StoreError>>);
+/// What came of a flush: of the device, and before that of the database.
+type Flushed = (Flush, Result<io::Result<()>, redb::Error>);
 
 /// The owner of the file.
 pub(super) struct Writer {
     /// Or when to open it again.
     disk: Result<Disk, Instant>,
     flushing: Flushing,
-    /// A round of compaction.
-    copying: Option<Work<Result<Compaction, String>>>,
-    /// One that is done, and waits for a flush that runs.
-    copied: Option<Compaction>,
-    /// Breaks off what copies.
+    /// A compaction; no flush runs meanwhile.
+    compacting: Option<Work<Result<Option<Compacted>, String>>>,
+    /// Breaks it off.
     abort: CancellationToken,
     /// How long after the next failure.
     retry_after: Duration,
@@ -48,7 +50,7 @@ pub(super) struct Writer {
 /// What is on its way to the device.
 enum Flushing {
     No,
-    Runs(Work<(Flush, io::Result<()>)>),
+    Runs(Work<Flushed>),
     /// The device does not take it. Until it does all is read, and nothing changed.
     Failed {
         flush: Flush,
@@ -63,8 +65,7 @@ impl Writer {
             abort: tasks.stop_token().child_token(),
             disk: Ok(disk),
             flushing: Flushing::No,
-            copying: None,
-            copied: None,
+            compacting: None,
             retry_after: RETRY_AFTER,
             plan,
             shared,
@@ -73,7 +74,8 @@ impl Writer {
     }
 
     /// Until the store is closed, dropped, or the daemon stops; what waits then is still done.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+    /// Parts of sweeps come by themselves, and wait while requests' changes have none of the room to spare.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Command>, mut sweeps: mpsc::Receiver<Asked>) {
         let stop = self.tasks.stop_token().clone();
         let shared = Arc::clone(&self.shared);
         let mut commands = Vec::new();
@@ -81,16 +83,15 @@ impl Writer {
         loop {
             let due = self.due();
             let wait = tokio::time::sleep_until(due.unwrap_or_else(Instant::now));
-            let has_room = !self.is_full();
+            let (has_room, may_sweep) = (!self.is_full(), !self.is_filling());
             // Each branch only begins what the next round does: none loses anything when another is taken.
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !queue.is_closed() => queue.close(),
                 flushed = self.flushing.ended() => self.flushed(flushed).await,
-                // Before the changes: while it waits, its view holds what they replace.
-                copied = ended(&mut self.copying) => {
-                    self.copying = None;
-                    self.copied(copied.unwrap_or_else(|| Err("it broke off".into()))).await;
+                compacted = ended(&mut self.compacting) => {
+                    self.compacting = None;
+                    self.compacted(compacted).await;
                 }
                 taken = queue.recv_many(&mut commands, QUEUE), if has_room => {
                     if taken == 0 {
@@ -99,7 +100,7 @@ impl Writer {
                     let mut changes = Vec::with_capacity(taken);
                     for command in commands.drain(..) {
                         match command {
-                            Command::Change(change, reply) => changes.push((change, reply)),
+                            Command::Change(asked) => changes.push(asked),
                             Command::Close(reply) => {
                                 queue.close();
                                 closers.push(reply);
@@ -110,33 +111,38 @@ impl Writer {
                 }
                 () = shared.failed.notified() => self.make(Vec::new()).await,
                 () = wait, if due.is_some() => self.make(Vec::new()).await,
+                Some(sweep) = sweeps.recv(), if may_sweep => self.make(vec![sweep]).await,
             }
         }
-        self.shared.show(None);
         self.end().await;
         for closer in closers {
             let _ = closer.send(());
         }
     }
 
-    /// Whether changes wait for the device.
+    /// Whether changes wait for what is on its way.
     fn is_full(&self) -> bool {
-        matches!((&self.disk, &self.flushing), (Ok(disk), Flushing::Runs(_)) if disk.is_full())
+        let goes_on = self.compacting.is_some() || matches!(self.flushing, Flushing::Runs(_));
+        goes_on && self.disk.as_ref().is_ok_and(Disk::is_full)
+    }
+
+    fn is_filling(&self) -> bool {
+        self.disk.as_ref().is_ok_and(Disk::is_filling)
     }
 
     /// When there is something to do without being asked.
     fn due(&self) -> Option<Instant> {
         match (&self.disk, &self.flushing) {
             (Err(again), _) | (Ok(_), Flushing::Failed { again, .. }) => Some(*again),
-            (Ok(disk), Flushing::No | Flushing::Runs(_)) => disk.due().map(Instant::from_std),
+            (Ok(disk), Flushing::No) if self.compacting.is_none() => disk.due().map(Instant::from_std),
+            (Ok(_), Flushing::No | Flushing::Runs(_)) => None,
         }
     }
 
     /// Makes the changes, answers, and writes out if it is time.
-    async fn make(&mut self, changes: Vec<(Change, Reply)>) {
-        let (changes, replies): (Vec<_>, Vec<_>) = changes.into_iter().unzip();
+    async fn make(&mut self, changes: Vec<Asked>) {
         if let Flushing::Failed { reason, again, .. } = &self.flushing {
-            refuse(replies, &StoreError::Refused { reason: reason.clone() });
+            refuse(changes, &StoreError::Refused { reason: reason.clone() });
             if Instant::now() >= *again {
                 self.flush_again();
             }
@@ -144,23 +150,23 @@ impl Writer {
         }
         let mut disk = match self.disk().await {
             Ok(disk) => disk,
-            Err(error) => return refuse(replies, &error),
+            Err(error) => return refuse(changes, &error),
         };
         let shared = Arc::clone(&self.shared);
+        let may_flush = self.compacting.is_none();
         let made = self.tasks.blocking(move || {
-            if let Err(error) = disk.note(&changes) {
-                // Nothing has changed; readers go on.
-                refuse(replies, &StoreError::Refused { reason: error.to_string() });
-            } else if !changes.is_empty() {
-                match disk.commit(&changes) {
+            let now = micros(SystemTime::now());
+            let changes = note(&mut disk, changes, now);
+            if !changes.is_empty() {
+                match disk.make(changes.iter().map(|(change, _)| change), now) {
                     Ok(done) => {
                         shared.show(Some(&disk));
-                        for (done, reply) in done.into_iter().zip(replies) {
+                        for (done, (_, reply)) in done.into_iter().zip(changes) {
                             let _ = reply.send(Ok(done));
                         }
                     }
                     Err(error) => {
-                        refuse(replies, &failed(&error));
+                        refuse(changes, &failed(&error));
                         return Err(error);
                     }
                 }
@@ -168,8 +174,11 @@ impl Writer {
             if disk.is_broken() {
                 return Err(redb::Error::PreviousIo);
             }
-            let due = disk.due().is_some_and(|due| due <= std::time::Instant::now());
-            let flush = if due { disk.write_out()? } else { None };
+            let due = may_flush && disk.due().is_some_and(|due| due <= std::time::Instant::now());
+            let flush = if due { disk.write_out() } else { None };
+            if flush.is_some() {
+                shared.show(Some(&disk));
+            }
             Ok((disk, flush))
         });
         match made.await {
@@ -178,8 +187,11 @@ impl Writer {
                 if let Some(flush) = flush {
                     self.flush(flush);
                 }
+                if self.compacting.is_some() && self.is_filling() {
+                    self.abort.cancel();
+                }
             }
-            failure => self.lose(failure.and_then(Result::err)),
+            failure => self.lose(failure.and_then(Result::err)).await,
         }
     }
 
@@ -195,8 +207,7 @@ impl Writer {
         if let Flushing::Runs(flush) = std::mem::replace(&mut self.flushing, Flushing::No) {
             drop(flush.await);
         }
-        self.abort_copy().await;
-        self.abort = self.tasks.stop_token().child_token();
+        self.abort_compaction().await;
         match open(&self.plan, &self.tasks).await {
             Ok(disk) => {
                 info!(path = %self.plan.path.display(), "the response store is there again");
@@ -218,7 +229,7 @@ impl Writer {
     }
 
     /// The file serves nothing any more.
-    fn lose(&mut self, error: Option<redb::Error>) {
+    async fn lose(&mut self, error: Option<redb::Error>) {
         if self.retry_after == RETRY_AFTER {
             error!(
                 error = error.map(|error| error.to_string()),
@@ -226,8 +237,10 @@ impl Writer {
                 "the response store cannot be used; it is opened again"
             );
         }
-        self.shared.show(None);
         self.disk = Err(self.next_try());
+        let shared = Arc::clone(&self.shared);
+        // The file may be closed by it, which waits for the device.
+        self.tasks.blocking(move || shared.show(None)).await;
     }
 
     fn flush(&mut self, mut flush: Flush) {
@@ -249,113 +262,98 @@ impl Writer {
         }
     }
 
-    async fn flushed(&mut self, flushed: Option<(Flush, io::Result<()>)>) {
+    async fn flushed(&mut self, flushed: Option<Flushed>) {
         self.flushing = Flushing::No;
         match flushed {
-            Some((flush, Ok(()))) => {
+            Some((flush, Ok(Ok(())))) => {
                 if self.retry_after > RETRY_AFTER {
                     info!("the response store can be written again");
                 }
                 self.retry_after = RETRY_AFTER;
-                if let Ok(disk) = &mut self.disk {
-                    disk.flushed(flush);
-                }
-                if let Some(compaction) = self.copied.take() {
-                    self.copied(Ok(compaction)).await;
-                } else {
-                    self.compact().await;
+                let Some(mut disk) = self.take_disk() else { return };
+                let shared = Arc::clone(&self.shared);
+                let look = move || {
+                    disk.flushed(flush)?;
+                    shared.show(Some(&disk));
+                    Ok(disk)
+                };
+                match self.tasks.blocking(look).await {
+                    Some(Ok(disk)) => {
+                        self.disk = Ok(disk);
+                        self.compact();
+                    }
+                    failure => self.lose(failure.and_then(Result::err)).await,
                 }
             }
-            Some((flush, Err(error))) => {
+            Some((flush, Ok(Err(error)))) => {
                 if self.retry_after == RETRY_AFTER {
                     error!(%error, path = %self.plan.path.display(), "the response store cannot be written");
                 }
                 let reason = format!("its file cannot be written: {error}");
                 self.flushing = Flushing::Failed { flush, reason, again: self.next_try() };
             }
-            None => self.lose(None),
+            Some((_, Err(error))) => self.lose(Some(error)).await,
+            None => self.lose(None).await,
         }
     }
 
     /// Begins a compaction, if it is time for one.
-    async fn compact(&mut self) {
-        let Some(mut disk) = self.take_disk() else { return };
-        let begin = move || {
-            let view = disk.begin_compaction();
-            (disk, view)
-        };
-        let Some((disk, view)) = self.tasks.blocking(begin).await else { return self.lose(None) };
-        self.disk = Ok(disk);
-        if let Some(view) = view {
-            self.copy(None, Round::All(None), view);
-        }
-    }
-
-    /// Ends a compaction, and with it its hold of the file.
-    async fn abort_copy(&mut self) {
-        self.abort.cancel();
-        self.copied = None;
-        if let Some(copying) = self.copying.take() {
-            drop(copying.await);
-        }
-    }
-
-    fn copy(&mut self, compaction: Option<Compaction>, round: Round, view: View) {
+    fn compact(&mut self) {
+        let Ok(disk) = &mut self.disk else { return };
+        let Some(view) = disk.begin_compaction() else { return };
         let (tasks, plan) = (self.tasks.clone(), Arc::clone(&self.plan));
+        self.abort = self.tasks.stop_token().child_token();
         let stop = self.abort.clone();
-        let copy = async move {
-            let copy = move || {
-                let begun = compaction.map_or_else(|| Compaction::begin(&plan), Ok);
-                let mut compaction = begun.map_err(|trouble| format!("{trouble:?}"))?;
-                match compaction.copy(&view, round, &stop) {
-                    Ok(true) => Ok(compaction),
-                    // A part of it is no store.
-                    Ok(false) => Err("it was broken off".into()),
-                    Err(error) => Err(error.to_string()),
-                }
-            };
-            tasks.blocking(copy).await
-        };
-        self.copying = Some(copy.boxed());
+        let compact = async move { tasks.blocking(move || compaction::compact(&plan, &view, &stop)).await };
+        self.compacting = Some(compact.boxed());
     }
 
-    /// The end of a round.
-    async fn copied(&mut self, copied: Result<Compaction, String>) {
-        if let (Ok(_), Flushing::Runs(_) | Flushing::Failed { .. }) = (&copied, &self.flushing) {
-            self.copied = copied.ok();
-            return;
-        }
+    async fn compacted(&mut self, compacted: Option<Result<Option<Compacted>, String>>) {
         let Some(mut disk) = self.take_disk() else { return };
-        let shared = Arc::clone(&self.shared);
-        let switch = move || {
-            let compacted = copied.and_then(|compaction| {
-                let compacted = disk.go_on(compaction).map_err(|error| error.to_string());
-                shared.show(Some(&disk));
-                compacted
-            });
-            if let Err(_) | Ok(Compacted::GaveUp) = &compacted {
-                disk.end_compaction(false);
-            }
-            (disk, compacted)
-        };
-        let Some((disk, compacted)) = self.tasks.blocking(switch).await else { return self.lose(None) };
-        self.disk = Ok(disk);
         match compacted {
-            Ok(Compacted::Done(flush)) => self.flush(flush),
-            Ok(Compacted::NotYet(rest)) => {
-                let (compaction, round, view) = *rest;
-                self.copy(Some(compaction), round, view);
+            Some(Ok(Some(compacted))) => {
+                let shared = Arc::clone(&self.shared);
+                // The old file is closed by it.
+                let go_on = move || {
+                    disk.compacted(compacted);
+                    shared.show(Some(&disk));
+                    disk
+                };
+                match self.tasks.blocking(go_on).await {
+                    Some(disk) => self.disk = Ok(disk),
+                    None => self.lose(None).await,
+                }
+                return;
             }
-            Ok(Compacted::GaveUp) => {
+            Some(Ok(None)) => {
                 info!("too much changes to compact the response store now; it is tried later");
             }
-            Err(reason) => warn!(reason, "the response store could not be compacted; it is tried later"),
+            Some(Err(reason)) => {
+                warn!(reason, "the response store could not be compacted; it is tried later");
+            }
+            None => warn!("the response store could not be compacted: that broke off; it is tried later"),
+        }
+        disk.compact_later();
+        self.disk = Ok(disk);
+    }
+
+    /// Ends a compaction, and with it its hold of the file. One that came to its end all the same is opened with
+    /// the file.
+    async fn abort_compaction(&mut self) {
+        self.abort.cancel();
+        if let Some(compacting) = self.compacting.take() {
+            drop(compacting.await);
         }
     }
 
     /// Writes out what is left, and waits for it.
     async fn end(mut self) {
-        self.abort_copy().await;
+        self.abort.cancel();
+        if let Some(compacting) = self.compacting.take() {
+            let compacted = compacting.await;
+            self.compacted(compacted).await;
+        }
+        self.shared.show(None);
         let flush = match self.flushing {
             Flushing::Runs(run) => run.await.map(|(flush, _)| flush),
             Flushing::Failed { flush, .. } => Some(flush),
@@ -364,8 +362,8 @@ impl Writer {
         let Ok(mut disk) = self.disk else { return };
         let close = move || {
             if let Some(mut flush) = flush {
-                flush.run()?;
-                disk.flushed(flush);
+                flush.run()??;
+                disk.flushed(flush)?;
             }
             disk.close()
         };
@@ -385,7 +383,7 @@ impl Writer {
 
 impl Flushing {
     /// The end of the one that runs. Cancel-safe.
-    async fn ended(&mut self) -> Option<(Flush, io::Result<()>)> {
+    async fn ended(&mut self) -> Option<Flushed> {
         match self {
             Self::Runs(work) => work.await,
             Self::No | Self::Failed { .. } => std::future::pending().await,
@@ -401,8 +399,27 @@ async fn ended<T>(work: &mut Option<Work<T>>) -> Option<T> {
     }
 }
 
-fn refuse(replies: Vec<Reply>, error: &StoreError) {
-    for reply in replies {
+/// Notes what is asked for. Gives what may be made; the rest is answered, and nothing of it has changed.
+fn note(disk: &mut Disk, asked: Vec<Asked>, now: u64) -> Vec<Asked> {
+    let mut note = |asked: &[Asked]| {
+        let noted = disk.note(asked.iter().map(|(change, _)| change), now);
+        noted.map_err(|error| StoreError::Refused { reason: error.to_string() })
+    };
+    let Err(error) = note(&asked) else { return asked };
+    let (puts, asked): (_, Vec<_>) =
+        asked.into_iter().partition(|(change, _)| matches!(change, Change::Put { .. }));
+    refuse(puts, &error);
+    // There is room for them for longer.
+    let Err(error) = note(&asked) else { return asked };
+    let (deletions, rest) =
+        asked.into_iter().partition(|(change, _)| matches!(change, Change::Delete { .. }));
+    refuse(deletions, &error);
+    // That a record was used may be forgotten with the process.
+    rest
+}
+
+fn refuse(asked: Vec<Asked>, error: &StoreError) {
+    for (_, reply) in asked {
         let _ = reply.send(Err(error.clone()));
     }
 }

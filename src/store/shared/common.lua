@@ -1,5 +1,6 @@
 -- Shared by all scripts, put before each. A record is a hash:
---   c content, p previous id, l 1 if p counts it, k children, x expiry and u last use (microseconds), d 1 if deleted.
+--   c content, p previous id, l 1 if p counts it, k children, x expiry and u last use (microseconds), d 1 if deleted,
+--   b 1 if buried: no put brings it back.
 -- The server lets it go once neither it nor a record that continues it is to live longer.
 local PREFIX, ID, NOW = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local LONGEST_CHAIN = 10000

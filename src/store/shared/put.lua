@@ -6,6 +6,8 @@ if previous ~= '' then
   local p = redis.call('HMGET', key(previous), 'x', 'd')
   found = status(p[1], p[2])
 end
+-- It was deleted after this put was sent.
+if redis.call('HGET', key(ID), 'b') == '1' then return found end
 local old = redis.call('HMGET', key(ID), 'p', 'l')
 local linked = '0'
 if old[2] == '1' and old[1] == previous then
