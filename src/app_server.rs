@@ -7,6 +7,7 @@
 //! [`AppServer`] is what the layers above hold: a supervising task has the process (or somebody else's
 //! address) and a connection to it, and has them again when they are lost.
 
+mod compaction;
 mod login;
 mod model_list;
 mod rate_limits;
@@ -43,9 +44,9 @@ mod setup_error;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use child::become_tethered;
 pub use connection::{
-    ConnectOptions, Connection, Credits, Diagnostics, Notice, RateLimitWindow, RateLimits, ToolCallReply,
+    ConnectOptions, Connection, Credits, Diagnostics, Notice, PreparedReply, RateLimitWindow, RateLimits,
+    ToolCallReply,
 };
 pub use error::{AppServerError, DisconnectReason, FailureKind, TurnFailure};
 pub use locate::{Codex, LocateInputs, MINIMUM_VERSION, install_command, locate};

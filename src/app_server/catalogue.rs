@@ -8,10 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
-use tokio::process::Command;
 
 use super::SetupError;
+use crate::tasks::tether::{self, Tethered};
 
 pub(crate) use lean::lean;
 
@@ -38,9 +37,10 @@ pub(crate) struct StockModel {
 }
 
 impl StockCatalogue {
-    /// Asks the installed codex. `command` comes with its environment.
+    /// Asks the installed codex, in this environment. `program` is our own, by which it is tied to our life.
     pub(crate) async fn read(
         codex: &Path,
+        program: Option<&Path>,
         environment: &[(std::ffi::OsString, std::ffi::OsString)],
         codex_config: &[String],
     ) -> Result<Self, SetupError> {
@@ -48,7 +48,7 @@ impl StockCatalogue {
         for setting in codex_config {
             arguments.extend(["-c".to_owned(), setting.clone()]);
         }
-        match tokio::time::timeout(LIMIT, run(codex, environment, &arguments)).await {
+        match tokio::time::timeout(LIMIT, run(codex, program, environment, &arguments)).await {
             Ok(Ok(output)) => return Self::parse(&output),
             Ok(Err(reason)) => {
                 tracing::warn!(reason, "`codex debug models` failed; the bundled catalogue is used");
@@ -58,7 +58,7 @@ impl StockCatalogue {
             }
         }
         arguments.insert(2, "--bundled".to_owned());
-        let output = tokio::time::timeout(LIMIT, run(codex, environment, &arguments))
+        let output = tokio::time::timeout(LIMIT, run(codex, program, environment, &arguments))
             .await
             .map_err(|_| SetupError::Catalogue(format!("`codex debug models` took longer than {LIMIT:?}")))?
             .map_err(SetupError::Catalogue)?;
@@ -109,24 +109,20 @@ fn stock_model(model: &Value) -> StockModel {
 
 async fn run(
     codex: &Path,
+    program: Option<&Path>,
     environment: &[(std::ffi::OsString, std::ffi::OsString)],
     arguments: &[String],
 ) -> Result<Vec<u8>, String> {
-    let mut child = Command::new(codex)
+    let mut command = tether::command(codex, program);
+    command
         .args(arguments)
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let mut output = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(LARGEST).read_to_end(&mut output).await.map_err(|error| error.to_string())?;
-    }
-    let status = child.wait().await.map_err(|error| error.to_string())?;
+        .stderr(Stdio::null());
+    let process = Tethered::spawn(command).map_err(|error| error.to_string())?;
+    let (status, output) = process.output(LARGEST).await.map_err(|error| error.to_string())?;
     if status.success() { Ok(output) } else { Err(format!("it ended with {status}")) }
 }
 

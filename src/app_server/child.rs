@@ -6,19 +6,16 @@ mod orphans;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use tokio::process::Command;
-use tokio::runtime::Handle;
+use nix::sys::signal::Signal;
 
 use super::SetupError;
-use crate::tasks::{Tasks, lasting};
+use crate::tasks::Tasks;
+use crate::tasks::tether::{self, Tethered};
 
 pub(crate) use log::LogTail;
 pub(crate) use name::{Name, Names};
@@ -31,9 +28,6 @@ const SETTINGS: [&str; 4] = [
     "analytics.enabled=false",
     "check_for_update_on_startup=false",
 ];
-
-/// The hidden subcommand that calls [`become_tethered`]: `tether PARENT PROGRAM [ARGUMENT]...`.
-pub(crate) const TETHER: &str = "tether";
 
 /// What the child inherits of our environment: how to find programs, how to write, how to reach the network.
 /// Anything else comes by `child_environment`.
@@ -88,8 +82,7 @@ pub(crate) struct ChildSpec {
 /// A running child. Dropped, it is killed with its group.
 #[derive(Debug)]
 pub(crate) struct Child {
-    process: tokio::process::Child,
-    group: Pid,
+    process: Tethered,
     record: PathBuf,
     log: LogTail,
     /// Given back once it has ended.
@@ -99,44 +92,32 @@ pub(crate) struct Child {
 impl Child {
     /// Starts it; it is not ready yet. It has `name` to its end.
     pub(crate) fn spawn(spec: &ChildSpec, name: Option<Name>, tasks: &Tasks) -> Result<Self, SetupError> {
-        let mut command = program(&spec.codex, spec.tether.as_deref());
+        let mut command = tether::command(&spec.codex, spec.tether.as_deref());
         command
             .args(arguments(spec))
             .env_clear()
             .envs(spec.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&spec.cwd)
-            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let runtime = Handle::current();
-        // What is tied to us is tied to the thread that starts it.
-        let mut process = lasting(move || {
-            let _entered = runtime.enter();
-            command.spawn()
-        })
-        .unwrap_or_else(|| Err(io::Error::other("the thread that starts it is gone")))
-        .map_err(|error| SetupError::Child(format!("{}: {error}", spec.codex.display())))?;
-        let pid = process
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .ok_or_else(|| SetupError::Child("it has no process id".into()))?;
+            .stderr(Stdio::piped());
+        let mut process = Tethered::spawn(command)
+            .map_err(|error| SetupError::Child(format!("{}: {error}", spec.codex.display())))?;
         let log = LogTail::default();
-        if let Some(stderr) = process.stderr.take() {
+        if let Some(stderr) = process.stderr() {
             tasks.spawn("app-server log", log::forward(stderr, log.clone(), tasks.stop_token().clone()));
         }
-        let record = spec.record.join(pid.to_string());
+        let record = spec.record.join(process.pid().to_string());
         // Only serves to end the child after a crash of ours: not worth failing for.
         if let Err(error) = std::fs::write(&record, b"") {
             tracing::warn!(path = %record.display(), %error, "the child could not be recorded");
         }
-        Ok(Self { process, group: Pid::from_raw(pid), record, log, _name: name })
+        Ok(Self { process, record, log, _name: name })
     }
 
     /// Its process id, which is its group's too.
     pub(crate) fn pid(&self) -> u32 {
-        self.group.as_raw().unsigned_abs()
+        self.process.pid()
     }
 
     /// What it said last, for the reason of a failed start.
@@ -146,7 +127,7 @@ impl Child {
 
     /// Waits for its end and tells how it came. Cancel-safe.
     pub(crate) async fn ended(&mut self) -> String {
-        match self.process.wait().await {
+        match self.process.ended().await {
             Ok(status) => describe(status),
             Err(error) => format!("it cannot be waited for: {error}"),
         }
@@ -154,53 +135,24 @@ impl Child {
 
     /// Asks it to end, waits for `limit`, then kills what is left of the group.
     pub(crate) async fn stop(mut self, limit: Duration) {
-        if self.process.id().is_some() {
-            self.signal(Signal::SIGTERM);
-            if tokio::time::timeout(limit, self.process.wait()).await.is_err() {
+        if !self.process.has_ended() {
+            self.process.signal(Signal::SIGTERM);
+            if tokio::time::timeout(limit, self.process.ended()).await.is_err() {
                 tracing::warn!(pid = self.pid(), ?limit, "codex app-server did not end when asked; killed");
             }
         }
         // The leader may be gone and its helpers not.
-        self.signal(Signal::SIGKILL);
-        let _ = self.process.wait().await;
-    }
-
-    /// The group's id cannot be another's: it is taken as long as the leader is not waited for or a member
-    /// lives, and a reused one would need the whole pid range to have gone round since.
-    fn signal(&self, signal: Signal) {
-        let _ = killpg(self.group, signal);
+        self.process.signal(Signal::SIGKILL);
+        let _ = self.process.ended().await;
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
+        // While it is recorded.
+        self.process.signal(Signal::SIGKILL);
         let _ = std::fs::remove_file(&self.record);
     }
-}
-
-/// Codex, or ourselves on the way to becoming it.
-fn program(codex: &Path, tether: Option<&Path>) -> Command {
-    let Some(program) = tether.filter(|_| cfg!(target_os = "linux")) else { return Command::new(codex) };
-    let mut command = Command::new(program);
-    command.arg(TETHER).arg(std::process::id().to_string()).arg(codex);
-    command
-}
-
-/// Becomes `program`, killed as soon as the process `parent`, which started us, is gone: also where that
-/// was killed itself and could end nothing. Comes back only if it fails.
-pub fn become_tethered(parent: u32, program: &Path, arguments: &[OsString]) -> io::Error {
-    #[cfg(target_os = "linux")]
-    {
-        if let Err(error) = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL) {
-            return error.into();
-        }
-        // It may have gone before that.
-        if nix::unistd::getppid().as_raw().unsigned_abs() != parent {
-            return io::Error::other("the bridge that started it is gone");
-        }
-    }
-    std::process::Command::new(program).args(arguments).exec()
 }
 
 /// The command line.

@@ -11,6 +11,7 @@ mod writer;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -30,7 +31,7 @@ use crate::tasks::Tasks;
 
 pub use notice::{Credits, Diagnostics, Notice, RateLimitWindow, RateLimits};
 pub use options::ConnectOptions;
-pub use tool_reply::ToolCallReply;
+pub use tool_reply::{PreparedReply, ToolCallReply};
 
 pub(super) use exchange::Subscription;
 use shared::Shared;
@@ -80,8 +81,8 @@ impl Leaving {
     }
 
     /// Ends it now, whoever holds it.
-    pub(crate) fn close(&self) {
-        self.0.disconnect(DisconnectReason::ClosedByUs);
+    pub(crate) fn close(&self, reason: DisconnectReason) {
+        self.0.disconnect(reason);
     }
 }
 
@@ -176,6 +177,11 @@ impl Connection {
         self.shared().pending().len()
     }
 
+    /// Bytes of messages sent on it.
+    pub fn bytes_sent(&self) -> u64 {
+        self.shared().sent.load(Ordering::Relaxed)
+    }
+
     /// Threads of ours on this connection.
     pub fn threads(&self) -> usize {
         self.shared().routes.len()
@@ -211,6 +217,27 @@ impl Connection {
         let params = wire::template_start(options);
         let subscription = self.shared().start_thread("thread/start", &params).await?;
         Ok(Thread::new(self.clone(), subscription, options))
+    }
+
+    /// Starts a thread that is kept on disk, and tells all that a thread of [`Connection::start_thread`] does.
+    pub async fn start_kept(
+        &self,
+        options: &ThreadOptions,
+        service_tier: Option<&str>,
+    ) -> Result<Thread, AppServerError> {
+        let params = wire::kept_start(options, service_tier);
+        let subscription = self.shared().start_thread("thread/start", &params).await?;
+        Ok(Thread::new(self.clone(), subscription, options))
+    }
+
+    /// The file that a thread is kept in, as base64; empty if it is in none.
+    pub(super) async fn kept_file(&self, thread: &ThreadId) -> Result<String, AppServerError> {
+        let params = wire::ThreadRef { thread_id: thread.as_str() };
+        let told: wire::ThreadResponse = self.shared().call("thread/read", &params).await?;
+        let Some(path) = told.thread.path else { return Ok(String::new()) };
+        let file: wire::FileResponse =
+            self.shared().call("fs/readFile", &wire::ReadFile { path: &path }).await?;
+        Ok(file.data_base64)
     }
 
     /// Deletes a thread that is kept on disk. Its forks go on.

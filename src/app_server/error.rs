@@ -84,6 +84,8 @@ pub enum DisconnectReason {
     ClosedByUs,
     /// The daemon stops.
     Stopping,
+    /// Another app-server has taken its place, and what it had to finish took too long.
+    Replaced,
     /// The app-server closed it.
     ClosedByPeer {
         /// The WebSocket close code, where there was one.
@@ -121,6 +123,7 @@ impl fmt::Display for DisconnectReason {
         match self {
             Self::ClosedByUs => f.write_str("closed by the bridge"),
             Self::Stopping => f.write_str("the bridge is stopping"),
+            Self::Replaced => f.write_str("replaced by another app-server"),
             Self::ClosedByPeer { code: Some(code), reason } if !reason.is_empty() => {
                 write!(f, "closed by the app-server ({code}: {reason})")
             }
@@ -138,8 +141,8 @@ impl fmt::Display for DisconnectReason {
     }
 }
 
-/// How a turn failed, or what is being retried.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a turn failed, or what is being retried. `Debug` shows no words: they may quote what was asked.
+#[derive(Clone, PartialEq, Eq)]
 pub struct TurnFailure {
     /// What to branch on.
     pub kind: FailureKind,
@@ -149,6 +152,16 @@ pub struct TurnFailure {
     pub details: Option<String>,
     /// The upstream HTTP status, where told.
     pub status: Option<u16>,
+}
+
+impl fmt::Debug for TurnFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TurnFailure")
+            .field("kind", &self.kind)
+            .field("status", &self.status)
+            .field("bytes", &(self.message.len() + self.details.as_ref().map_or(0, String::len)))
+            .finish()
+    }
 }
 
 /// `codexErrorInfo`, every variant of the protocol.

@@ -20,6 +20,9 @@ pub(crate) use connected::{Connected, McpServers};
 pub(crate) use streams::Streams;
 pub(crate) use supervised::Supervised;
 
+/// A start that was late is given up to so many times `app_server.start_timeout` later on.
+pub(crate) const LONGEST_START: u32 = 4;
+
 /// One way to have an app-server. Owned by the supervisor, which calls it as often as it takes.
 pub(crate) trait Launcher: fmt::Debug + Send + Sync + 'static {
     /// Starts (or finds) it and connects, as connection number `generation`. Bounded by the caller; dropped

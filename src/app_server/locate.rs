@@ -7,16 +7,19 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use semver::Version;
-use tokio::process::Command;
 
 use super::SetupError;
 use crate::config::{AppServerConfig, Machine};
+use crate::tasks::tether::{self, Tethered};
 
 /// The oldest codex whose app-server protocol is spoken here.
 pub const MINIMUM_VERSION: Version = Version::new(0, 169, 0);
 
 /// `codex --version` must have answered by then. A cold disk can take seconds for the 200 MB binary.
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
+
+/// It prints a line; more than this is no version.
+const LARGEST: u64 = 64 * 1024;
 
 /// Where codex may be; the first that is set wins, PATH and the project's own install only if it is there.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +30,8 @@ pub struct LocateInputs {
     pub path: Option<OsString>,
     /// The folder of the project's own install: the one that holds `node_modules`.
     pub project_install: Option<PathBuf>,
+    /// Our own program, by which whatever is asked for its version is tied to our life.
+    pub program: Option<PathBuf>,
 }
 
 impl LocateInputs {
@@ -36,6 +41,7 @@ impl LocateInputs {
             configured: config.codex_bin.clone(),
             path: machine.path.clone(),
             project_install: machine.project_install.clone(),
+            program: machine.program.clone(),
         }
     }
 }
@@ -57,7 +63,7 @@ pub fn install_command() -> String {
 /// Finds the binary and asks for its version.
 pub async fn locate(inputs: &LocateInputs) -> Result<Codex, SetupError> {
     let path = find(inputs)?;
-    let version = version_of(&path).await?;
+    let version = version_of(&path, inputs.program.as_deref()).await?;
     if version < MINIMUM_VERSION {
         return Err(SetupError::CodexTooOld {
             path,
@@ -93,18 +99,20 @@ pub(crate) fn find(inputs: &LocateInputs) -> Result<PathBuf, SetupError> {
     Err(not_found("PATH"))
 }
 
-async fn version_of(path: &Path) -> Result<Version, SetupError> {
+async fn version_of(path: &Path, program: Option<&Path>) -> Result<Version, SetupError> {
     let unusable =
         |reason: String| SetupError::CodexUnusable { path: path.to_owned(), reason, mend: install_command() };
-    let run = Command::new(path).arg("--version").stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(VERSION_LIMIT, run)
+    let mut command = tether::command(path, program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let run = async { Tethered::spawn(command)?.output(LARGEST).await };
+    let (status, output) = tokio::time::timeout(VERSION_LIMIT, run)
         .await
         .map_err(|_| unusable(format!("`--version` took longer than {VERSION_LIMIT:?}")))?
         .map_err(|error| unusable(error.to_string()))?;
-    if !output.status.success() {
-        return Err(unusable(format!("`--version` ended with {}", output.status)));
+    if !status.success() {
+        return Err(unusable(format!("`--version` ended with {status}")));
     }
-    parse_version(&String::from_utf8_lossy(&output.stdout))
+    parse_version(&String::from_utf8_lossy(&output))
         .ok_or_else(|| unusable("`--version` does not name a codex version".into()))
 }
 
@@ -228,6 +236,7 @@ mod tests {
             configured: Some(root.join("named")),
             path: Some(std::env::join_paths([root.join("empty"), root.join("bin")]).unwrap()),
             project_install: Some(root.join("project")),
+            ..LocateInputs::default()
         };
         assert_eq!(find(&inputs).unwrap(), root.join("named"));
         inputs.configured = None;

@@ -1,7 +1,7 @@
 //! The model list, kept for a minute.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,27 +21,78 @@ const FRESH: Duration = Duration::from_secs(1);
 /// What is known. Owned by the runtime's shared part.
 #[derive(Debug, Default)]
 pub(super) struct ModelList {
-    /// Held across the one read at a time; the others wait and take what it found.
-    known: tokio::sync::Mutex<Option<Known>>,
-    expired: AtomicBool,
+    /// Held across the one read at a time; who has to wait for it takes what it found.
+    reading: tokio::sync::Mutex<()>,
+    /// Locked for a moment only.
+    list: Mutex<List>,
+    /// What was read before the last change of it is out of date.
+    version: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    known: Option<Known>,
+    failed: Option<Failed>,
 }
 
 #[derive(Debug)]
 struct Known {
     models: Arc<[ModelInfo]>,
     generation: u64,
+    version: u64,
+    /// When it was asked for.
     read: Instant,
+}
+
+/// The last read, where it failed.
+#[derive(Debug)]
+struct Failed {
+    error: AppServerError,
+    generation: u64,
+    at: Instant,
 }
 
 impl ModelList {
     /// Has the list read again by the next call.
     pub(super) fn expire(&self) {
-        self.expired.store(true, Ordering::Release);
+        self.version.fetch_add(1, Ordering::AcqRel);
     }
 
     #[cfg(test)]
     pub(super) fn is_expired(&self) -> bool {
-        self.expired.load(Ordering::Acquire)
+        self.lock().known.as_ref().is_none_or(|known| known.version != self.version.load(Ordering::Acquire))
+    }
+
+    /// What was read of that connection and holds still, where `enough` says that it is young enough.
+    fn known(&self, generation: u64, enough: impl Fn(Instant) -> bool) -> Option<Arc<[ModelInfo]>> {
+        let version = self.version.load(Ordering::Acquire);
+        let list = self.lock();
+        let known = list.known.as_ref().filter(|known| known.generation == generation)?;
+        (known.version == version && enough(known.read)).then(|| Arc::clone(&known.models))
+    }
+
+    /// What was read of that connection at any time: it stands in where it cannot be read again.
+    fn stand_in(&self, generation: u64) -> Option<Arc<[ModelInfo]>> {
+        let list = self.lock();
+        list.known
+            .as_ref()
+            .filter(|known| known.generation == generation)
+            .map(|known| Arc::clone(&known.models))
+    }
+
+    /// What became of a read that failed after `asked`.
+    fn failed_since(
+        &self,
+        asked: Instant,
+        generation: u64,
+    ) -> Option<Result<Arc<[ModelInfo]>, AppServerError>> {
+        let since = |failed: &&Failed| failed.at >= asked && failed.generation == generation;
+        let error = self.lock().failed.as_ref().filter(since)?.error.clone();
+        Some(self.stand_in(generation).ok_or(error))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,40 +120,54 @@ impl AppServer {
     }
 
     async fn read_models(&self, age: Duration) -> Result<Arc<[ModelInfo]>, AppServerError> {
-        let list = &self.shared().models;
+        let models = &self.shared().models;
         let asked = Instant::now();
         let live = self.live().await?;
-        let mut known = list.known.lock().await;
-        let expired = list.expired.swap(false, Ordering::AcqRel);
-        if let Some(known) = &*known
-            && known.generation == live.generation
-            && !expired
-            && (known.read >= asked || known.read.elapsed() < age)
-        {
-            return Ok(Arc::clone(&known.models));
+        let generation = live.generation;
+        let is_young = |read: Instant| read >= asked || read.elapsed() < age;
+        if let Some(known) = models.known(generation, is_young) {
+            return Ok(known);
         }
-        let read = Instant::now();
+        let _reading = if let Ok(reading) = models.reading.try_lock() {
+            reading
+        } else {
+            // Somebody reads it anew: what nobody has called out of date will do meanwhile.
+            if age >= MAX_AGE
+                && let Some(known) = models.known(generation, |_| true)
+            {
+                return Ok(known);
+            }
+            models.reading.lock().await
+        };
+        // Those who waited take what came of it, and do not each fail anew.
+        if let Some(failed) = models.failed_since(asked, generation) {
+            return failed;
+        }
+        if let Some(known) = models.known(generation, is_young) {
+            return Ok(known);
+        }
+        let (read, version) = (Instant::now(), models.version.load(Ordering::Acquire));
         match self.unless_silent(&live, live.connection.models()).await {
-            Ok(models) => {
-                let models: Arc<[ModelInfo]> =
-                    models.into_iter().map(|model| with_stock(model, &live)).collect();
-                *known = Some(Known { models: Arc::clone(&models), generation: live.generation, read });
-                Ok(models)
+            Ok(found) => {
+                let found: Arc<[ModelInfo]> =
+                    found.into_iter().map(|model| with_stock(model, &live)).collect();
+                let mut list = models.lock();
+                list.failed = None;
+                // Never an older one's over a newer one's.
+                if list.known.as_ref().is_none_or(|known| known.generation <= generation) {
+                    list.known = Some(Known { models: Arc::clone(&found), generation, version, read });
+                }
+                Ok(found)
             }
             // Another one is asked in its place.
-            Err(error @ AppServerError::Disconnected(DisconnectReason::Silent(_))) => {
-                list.expire();
-                Err(error)
-            }
+            Err(error @ AppServerError::Disconnected(DisconnectReason::Silent(_))) => Err(error),
             Err(error) => {
-                list.expire();
-                match &*known {
-                    Some(known) if known.generation == live.generation => {
-                        tracing::warn!(%error, "the model list could not be read again; the last one stands in");
-                        Ok(Arc::clone(&known.models))
-                    }
-                    _ => Err(error),
+                models.lock().failed = Some(Failed { error: error.clone(), generation, at: Instant::now() });
+                let stand_in = models.stand_in(generation);
+                if stand_in.is_some() {
+                    tracing::warn!(%error, "the model list could not be read again; the last one stands in");
                 }
+                stand_in.ok_or(error)
             }
         }
     }

@@ -121,7 +121,12 @@ impl AppServer {
 
     /// Asks for the usage windows as they are now (with a ChatGPT login a request to the backend).
     pub async fn read_rate_limits(&self) -> Result<KnownRateLimits, AppServerError> {
-        let limits = self.live().await?.connection.rate_limits().await?;
+        let live = self.live().await?;
+        let limits = live.connection.rate_limits().await?;
+        // One that has been replaced meanwhile may have another account.
+        if !self.current().contains(&live.generation) {
+            return Ok(KnownRateLimits { limits, at: SystemTime::now() });
+        }
         Ok(self.shared().limits.set(limits))
     }
 }

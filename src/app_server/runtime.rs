@@ -219,6 +219,7 @@ impl AppServer {
             memory: lead.memory,
             last_disconnect: processes.iter().rev().find_map(|process| process.last_disconnect.clone()),
             since: lead.since,
+            bytes_sent: self.ready().iter().map(|live| live.connection.bytes_sent()).sum(),
             orphans: self.inner.shared.orphans.load(Ordering::Relaxed),
             processes,
         }

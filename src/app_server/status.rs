@@ -72,6 +72,8 @@ pub struct AppServerStatus {
     pub since: SystemTime,
     /// Turns of ours that nobody waited for and that were interrupted.
     pub orphans: u64,
+    /// Bytes sent on the connections that may be used.
+    pub bytes_sent: u64,
     /// Each of them, where several share the load.
     pub processes: Vec<ProcessStatus>,
 }

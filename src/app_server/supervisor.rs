@@ -210,11 +210,14 @@ impl Supervisor {
                 self.unless_stopped(tokio::time::sleep(wait)).await?;
             }
             let launch = self.launcher.launch(self.pool.next_generation());
-            let launch = timeout(self.config.start_timeout, launch);
-            let error = match self.unless_stopped(launch).await? {
+            let limit = self.patience.start_limit(self.config.start_timeout);
+            let error = match self.unless_stopped(timeout(limit, launch)).await? {
                 Ok(Ok(launch)) => return Ok(launch),
                 Ok(Err(error)) => error,
-                Err(_) => SetupError::Timeout(self.config.start_timeout),
+                Err(_) => {
+                    self.patience.timed_out();
+                    SetupError::Timeout(limit)
+                }
             };
             wait = self.patience.failed();
             tracing::warn!(%error, retry_in = ?wait, failures = self.patience.failures(), "no app-server");
@@ -262,9 +265,12 @@ impl Supervisor {
                         // What is being looked at is no longer what runs.
                         let Running { live, child, .. } =
                             std::mem::replace(&mut running, self.ready(launch));
-                        self.drains.drain(live, child);
+                        self.drains.drain(live, child, self.config.drain_limit);
                     }
                     Err(error) => {
+                        if let SetupError::Timeout(_) = error {
+                            self.patience.timed_out();
+                        }
                         tracing::warn!(%error, "the app-server could not be replaced; the running one stays");
                         for waiting in self.waiting.drain(..) {
                             let _ = waiting.send(Err(error.clone()));
@@ -356,8 +362,11 @@ impl Supervisor {
 
     fn replacement(&self, why: &'static str) -> BoxFuture<'static, Result<Launch, SetupError>> {
         tracing::info!(generation = self.generation, why, "the app-server is replaced");
-        let (limit, pool, launcher) =
-            (self.config.start_timeout, self.pool.clone(), Arc::clone(&self.launcher));
+        let (limit, pool, launcher) = (
+            self.patience.start_limit(self.config.start_timeout),
+            self.pool.clone(),
+            Arc::clone(&self.launcher),
+        );
         Box::pin(async move {
             // Never closed.
             let _turn = pool.replacing.acquire().await;

@@ -4,6 +4,7 @@ mod event;
 mod options;
 
 use serde::de::IgnoredAny;
+use tokio::time::timeout;
 
 use super::connection::{Connection, Subscription};
 use super::error::AppServerError;
@@ -61,7 +62,29 @@ impl Thread {
         let start = shared.prepare(options::TURN, &options.params(self.id().as_str(), mode))?;
         self.effort_set = options.effort.is_some();
         self.subscription.queue.expect_turn();
-        shared.start_turn(inject, start, self.id()).await
+        let started: wire::TurnResponse = shared.start_turn(inject, start, self.id()).await?;
+        Ok(TurnId::new(started.turn.id))
+    }
+
+    /// Injects `items` and has them compacted, as a turn of its own. After an error as [`Thread::start_turn`].
+    pub async fn start_compaction(&mut self, items: &[Item]) -> Result<TurnId, AppServerError> {
+        let shared = self.connection.shared();
+        let inject = shared.prepare(INJECT, &self.items(items))?;
+        let start = shared.prepare(COMPACT, &wire::ThreadRef { thread_id: self.id().as_str() })?;
+        self.subscription.queue.expect_turn();
+        shared.start_turn::<IgnoredAny>(Some(inject), start, self.id()).await?;
+        // The reply does not name the turn; its first event does.
+        let limit = shared.request_timeout;
+        let started = async {
+            loop {
+                match self.next_event().await {
+                    ThreadEvent::TurnStarted { turn } => return Ok(turn),
+                    ThreadEvent::Closed(reason) => return Err(AppServerError::Disconnected(reason)),
+                    _ => {}
+                }
+            }
+        };
+        timeout(limit, started).await.unwrap_or(Err(AppServerError::Timeout { method: COMPACT, limit }))
     }
 
     /// Injects `items` without starting a turn.
@@ -106,3 +129,4 @@ impl Thread {
 }
 
 const INJECT: &str = "thread/inject_items";
+const COMPACT: &str = "thread/compact/start";

@@ -16,12 +16,12 @@ pub(super) use notifications::{
     WebSearchAction,
 };
 pub(super) use requests::{
-    AccountRead, Collaboration, InjectItems, Interrupt, Page, ThreadRef, TurnStart, initialize,
-    template_start, thread_fork, thread_start,
+    AccountRead, Collaboration, InjectItems, Interrupt, Page, ReadFile, ThreadRef, TurnStart, initialize,
+    kept_start, template_start, thread_fork, thread_start,
 };
 pub(super) use responses::{
-    AccountResponse, ConfigResponse, DiagnosticsResponse, InitializeResponse, LoadedThreads, Model,
-    ModelList, RateLimitsResponse, ThreadResponse, TurnResponse,
+    AccountResponse, ConfigResponse, DiagnosticsResponse, FileResponse, InitializeResponse, LoadedThreads,
+    Model, ModelList, RateLimitsResponse, ThreadResponse, TurnResponse,
 };
 
 /// "Server overloaded; retry later."

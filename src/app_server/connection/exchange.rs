@@ -20,7 +20,7 @@ use crate::app_server::subscriptions::EventQueue;
 use crate::app_server::transport::MESSAGE_BYTES;
 use crate::app_server::wire;
 use crate::app_server::wire::OVERLOADED;
-use crate::model::{ThreadId, TurnId};
+use crate::model::ThreadId;
 
 /// A request as it goes out. Cheap to clone: a retry sends the same bytes under the same id, whose first reply
 /// has come by then.
@@ -148,13 +148,13 @@ impl Shared {
         }
     }
 
-    /// `inject` and `start` in one write; the turn's id.
-    pub(in crate::app_server) async fn start_turn(
+    /// `inject` and `start` in one write; what is said to `start`.
+    pub(in crate::app_server) async fn start_turn<R: DeserializeOwned>(
         &self,
         mut inject: Option<Prepared>,
         start: Prepared,
         thread: &ThreadId,
-    ) -> Result<TurnId, AppServerError> {
+    ) -> Result<R, AppServerError> {
         let mut retries = Retries::new(start.method, self.request_timeout);
         loop {
             let attempt = async {
@@ -170,10 +170,7 @@ impl Shared {
                 Ok((injected, starting.reply().await?))
             };
             match retries.limit(attempt).await? {
-                (Ok(_), Ok(started)) => {
-                    let started: wire::TurnResponse = read(start.method, &started)?;
-                    return Ok(TurnId::new(started.turn.id));
-                }
+                (Ok(_), Ok(started)) => return read(start.method, &started),
                 (Err(injected), Err(started)) if injected.is_overload() && started.is_overload() => {
                     retries.pause().await?;
                 }

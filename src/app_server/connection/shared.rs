@@ -56,6 +56,8 @@ pub(in crate::app_server) struct Shared {
     epoch: Instant,
     /// Microseconds from `epoch` to the last sign of life.
     last_seen: AtomicU64,
+    /// Bytes of messages written.
+    pub(super) sent: AtomicU64,
     /// One more than the microseconds from `epoch` to the first request after that; 0 for none.
     asked: AtomicU64,
 }
@@ -80,6 +82,7 @@ impl Shared {
             room: Arc::new(Semaphore::new(QUEUED_KIB)),
             epoch: Instant::now(),
             last_seen: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             asked: AtomicU64::new(0),
         };
         (Arc::new(shared), queue)

@@ -1,6 +1,7 @@
 //! The task that owns the socket's write side, and looks after the peer's signs of life.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::{Sink, SinkExt};
@@ -29,7 +30,9 @@ pub(super) async fn write<S>(
 ) where
     S: Sink<Message, Error = WsError> + Unpin,
 {
-    let mut writer = Writer { sink, queue, limit: options.write_timeout, inside_message: false };
+    let counted = Arc::clone(&shared);
+    let (limit, sent) = (options.write_timeout, &counted.sent);
+    let mut writer = Writer { sink, queue, limit, sent, inside_message: false };
     let reason = writer.run(&shared, options, &stop).await;
     if let Some(reason) = reason {
         shared.disconnect(reason);
@@ -40,16 +43,18 @@ pub(super) async fn write<S>(
     shared.gone.cancel();
 }
 
-struct Writer<S> {
+struct Writer<'a, S> {
     sink: S,
     queue: mpsc::Receiver<Outgoing>,
     /// For every single step of writing.
     limit: Duration,
+    /// Bytes of messages written.
+    sent: &'a AtomicU64,
     /// Some fragments of a message are written, others not: only a control frame may follow.
     inside_message: bool,
 }
 
-impl<S: Sink<Message, Error = WsError> + Unpin> Writer<S> {
+impl<S: Sink<Message, Error = WsError> + Unpin> Writer<'_, S> {
     /// Why it ends; `None` if somebody else has said so.
     async fn run(
         &mut self,
@@ -111,6 +116,7 @@ impl<S: Sink<Message, Error = WsError> + Unpin> Writer<S> {
         while let Some(mut entry) = next {
             for message in std::mem::take(&mut entry.messages) {
                 self.inside_message = true;
+                self.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
                 for frame in frames(message) {
                     limited(self.limit, self.sink.feed(frame)).await?;
                 }

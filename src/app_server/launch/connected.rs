@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
 
-use super::{Launch, Launcher, Live, Measured};
+use super::{LONGEST_START, Launch, Launcher, Live, Measured};
 use crate::app_server::catalogue::StockCatalogue;
 use crate::app_server::child;
 use crate::app_server::home::Home;
@@ -129,7 +129,8 @@ impl Inner {
     async fn launch(&self, generation: u64) -> Result<Launch, SetupError> {
         let options = ConnectOptions {
             token: self.config.connect_token.clone(),
-            open_timeout: self.config.start_timeout,
+            // The supervisor has the lesser one.
+            open_timeout: self.config.start_timeout.saturating_mul(LONGEST_START),
             request_timeout: self.config.request_timeout,
             generation,
             ..ConnectOptions::default()
@@ -169,6 +170,7 @@ impl Inner {
     /// Best effort: there may be no codex here.
     async fn read_stock(&self) -> Option<Arc<StockCatalogue>> {
         let codex = locate::locate(&self.locate).await.ok()?;
-        StockCatalogue::read(&codex.path, &self.environment, &[]).await.ok().map(Arc::new)
+        let program = self.locate.program.as_deref();
+        StockCatalogue::read(&codex.path, program, &self.environment, &[]).await.ok().map(Arc::new)
     }
 }

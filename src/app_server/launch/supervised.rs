@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use super::{Launch, Launcher, Live, Measured};
+use super::{LONGEST_START, Launch, Launcher, Live, Measured};
 use crate::app_server::catalogue::StockCatalogue;
 use crate::app_server::child::{self, Child, ChildSpec, Names};
 use crate::app_server::home::{self, Home};
@@ -277,7 +277,8 @@ impl Inner {
 
     async fn read_stock(&self, codex: &Codex, auth: &AuthMark) -> Result<Arc<StockCatalogue>, SetupError> {
         let settings = child::settings(&self.config.codex_config);
-        let stock = Arc::new(StockCatalogue::read(&codex.path, &self.environment, &settings).await?);
+        let program = self.program.as_deref();
+        let stock = Arc::new(StockCatalogue::read(&codex.path, program, &self.environment, &settings).await?);
         let read =
             Read { stock: Arc::clone(&stock), codex: codex.clone(), auth: auth.clone(), at: Instant::now() };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
@@ -294,7 +295,8 @@ impl Inner {
         loop {
             if let Some(path) = home::connectable(&spec.socket) {
                 let options = ConnectOptions {
-                    open_timeout: self.config.start_timeout,
+                    // The supervisor has the lesser one.
+                    open_timeout: self.config.start_timeout.saturating_mul(LONGEST_START),
                     request_timeout: self.config.request_timeout,
                     generation,
                     ..ConnectOptions::default()

@@ -370,6 +370,30 @@ async fn models_are_kept_for_a_minute_or_until_the_account_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_model_list_that_cannot_be_read_is_asked_for_once_for_all_who_wait() {
+    let mut stage = Stage::new();
+    let mut fake = stage.accept().await;
+    let app_server = stage.app_server.clone();
+    let refuse = async |fake: &mut FakeAppServer| {
+        let request = fake.expect("model/list").await;
+        fake.refuse(&request, -32603, "no").await;
+    };
+    let (first, second, ()) = tokio::join!(app_server.models(), app_server.models(), refuse(&mut fake));
+    assert!(first.is_err() && second.is_err(), "nothing stands in: {first:?}, {second:?}");
+
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let (known, ()) = tokio::join!(app_server.models(), serve_models(&mut fake, &["a"]));
+    assert_eq!(ids(&known.unwrap()), ["a"]);
+    tokio::time::advance(Duration::from_secs(61)).await;
+    let (first, second, ()) = tokio::join!(app_server.models(), app_server.models(), refuse(&mut fake));
+    assert_eq!(
+        (ids(&first.unwrap()), ids(&second.unwrap())),
+        (vec!["a"], vec!["a"]),
+        "it stands in for both"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn usage_windows_are_taken_from_notices() {
     let mut stage = Stage::new();
     let mut fake = stage.accept().await;
@@ -439,6 +463,23 @@ async fn one_that_answers_nothing_twice_in_a_row_is_given_up() {
     let status = stage.state(AppServerState::Ready).await;
     assert_eq!(status.generation, 2);
     assert!(status.last_disconnect.unwrap().contains("hangs"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_still_speaks_is_slow_and_is_kept() {
+    let (interval, limit) = (Duration::from_secs(5), Duration::from_secs(8));
+    let mut stage =
+        Stage::with(&AppServerConfig { probe_interval: interval, probe_timeout: limit, ..quiet() });
+    let mut fake = stage.accept().await;
+    let connection = stage.app_server.connection().await.unwrap();
+    for _ in 0..20 {
+        tokio::time::sleep(limit / 2).await;
+        fake.notify("account/rateLimits/updated", json!({"rateLimits": {}})).await;
+        assert!(!connection.is_closed());
+    }
+    let silent = Instant::now();
+    assert_eq!(bounded(connection.closed()).await, DisconnectReason::Hung(limit));
+    assert!(silent.elapsed() >= limit);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,11 +11,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::STOP_LIMIT;
+use crate::app_server::DisconnectReason;
 use crate::app_server::child::Child;
 use crate::app_server::launch::Live;
-
-/// A replaced app-server lives on while its threads do, at most this long: longer than a turn may take.
-const DRAIN_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// Replaced app-servers that drain at once; past it the oldest is ended.
 const DRAINING: usize = 2;
@@ -34,8 +32,9 @@ impl Drains {
         self.running.push(Box::pin(child.stop(STOP_LIMIT)));
     }
 
-    /// Lets a replaced app-server finish what it has.
-    pub(super) fn drain(&mut self, live: Arc<Live>, child: Option<Child>) {
+    /// Lets a replaced app-server finish what it has, within `limit`. Turns that it has then are lost, and may be run
+    /// again by another one.
+    pub(super) fn drain(&mut self, live: Arc<Live>, child: Option<Child>, limit: Duration) {
         self.ends.retain(|end| !end.is_cancelled());
         if self.ends.len() == DRAINING
             && let Some(oldest) = self.ends.pop_front()
@@ -52,12 +51,12 @@ impl Drains {
             // Cancel-safe: nothing is taken by waiting.
             tokio::select! {
                 () = leaving.ended() => {}
-                () = tokio::time::sleep(DRAIN_LIMIT) => {
-                    tracing::warn!(generation, limit = ?DRAIN_LIMIT, "a replaced app-server still works; ended");
+                () = tokio::time::sleep(limit) => {
+                    tracing::warn!(generation, ?limit, "a replaced app-server still works; ended");
                 }
                 () = end.cancelled() => {}
             }
-            leaving.close();
+            leaving.close(DisconnectReason::Replaced);
             if let Some(child) = child {
                 child.stop(STOP_LIMIT).await;
             }

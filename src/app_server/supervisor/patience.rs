@@ -5,12 +5,16 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::app_server::AppServerMode;
+use crate::app_server::launch::LONGEST_START;
 
 /// An app-server that ran this long starts with a clean slate when it is lost.
 const STABLE: Duration = Duration::from_secs(30);
 
 /// The first wait; doubled each time, with as much again at random.
 const SHORTEST: Duration = Duration::from_millis(100);
+
+/// Starts in a row that took too long, after which nobody waits any more either.
+const LATE: u32 = 2;
 
 /// Failures in a row after which nobody waits any more; the tries go on.
 const EXHAUSTED: u32 = 5;
@@ -21,6 +25,8 @@ pub(super) struct Patience {
     builder: ExponentialBuilder,
     waits: ExponentialBackoff,
     failures: u32,
+    /// Starts in a row that took too long.
+    late: u32,
 }
 
 impl Patience {
@@ -36,7 +42,7 @@ impl Patience {
             .with_factor(2.0)
             .with_jitter()
             .without_max_times();
-        Self { builder, waits: builder.build(), failures: 0 }
+        Self { builder, waits: builder.build(), failures: 0, late: 0 }
     }
 
     /// A try failed: how long to wait before the next one.
@@ -46,13 +52,26 @@ impl Patience {
         self.waits.next().unwrap_or(SHORTEST)
     }
 
+    /// A start took too long.
+    pub(super) fn timed_out(&mut self) {
+        self.late = self.late.saturating_add(1);
+    }
+
+    /// How long the next start may take, where `setting` is what it may take at first: twice as long after each that
+    /// was late, for the machine may have little time for it.
+    pub(super) fn start_limit(&self, setting: Duration) -> Duration {
+        setting.saturating_mul(
+            1_u32.checked_shl(self.late).map_or(LONGEST_START, |times| times.min(LONGEST_START)),
+        )
+    }
+
     /// One was ready and is lost after `time`: how long to wait before the next try. A stable one is had
     /// again at once; for the others it counts as a failure.
     pub(super) fn ran(&mut self, time: Duration) -> Duration {
         if time < STABLE {
             return self.failed();
         }
-        self.failures = 0;
+        (self.failures, self.late) = (0, 0);
         self.waits = self.builder.build();
         Duration::ZERO
     }
@@ -62,7 +81,7 @@ impl Patience {
     }
 
     pub(super) fn is_exhausted(&self) -> bool {
-        self.failures >= EXHAUSTED
+        self.failures >= EXHAUSTED || self.late >= LATE
     }
 }
 
@@ -81,6 +100,23 @@ mod tests {
         assert_eq!(patience.ran(STABLE), Duration::ZERO);
         assert_eq!((patience.failures(), patience.is_exhausted()), (0, false));
         assert!(patience.failed() <= SHORTEST * 2);
+    }
+
+    #[test]
+    fn a_start_that_took_too_long_is_given_longer_up_to_a_bound() {
+        let mut patience = Patience::new(AppServerMode::Supervised);
+        let setting = Duration::from_secs(30);
+        let limits: Vec<_> = (0..5)
+            .map(|_| {
+                let limit = patience.start_limit(setting);
+                patience.timed_out();
+                limit.as_secs()
+            })
+            .collect();
+        assert_eq!(limits, [30, 60, 120, 120, 120]);
+        assert!(patience.is_exhausted());
+        patience.ran(STABLE);
+        assert_eq!((patience.start_limit(setting), patience.is_exhausted()), (setting, false));
     }
 
     #[test]

@@ -144,6 +144,29 @@ pub enum ThreadEvent {
     Closed(DisconnectReason),
 }
 
+impl ThreadEvent {
+    /// The turn that it is of; `None` for what is of the whole thread.
+    pub fn turn(&self) -> Option<&TurnId> {
+        match self {
+            Self::TurnStarted { turn }
+            | Self::ItemStarted { turn, .. }
+            | Self::TextDelta { turn, .. }
+            | Self::SummaryPartAdded { turn, .. }
+            | Self::SummaryDelta { turn, .. }
+            | Self::ReasoningDelta { turn, .. }
+            | Self::RawItem { turn, .. }
+            | Self::ItemCompleted { turn, .. }
+            | Self::OwnCallDone { turn, .. }
+            | Self::ResponseCompleted { turn, .. }
+            | Self::UsageUpdated { turn, .. }
+            | Self::ToolCall { turn, .. }
+            | Self::Retrying { turn, .. }
+            | Self::TurnCompleted { turn, .. } => Some(turn),
+            Self::Overflow | Self::Closed(_) => None,
+        }
+    }
+}
+
 /// What an item is, as far as the bridge cares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ItemKind {

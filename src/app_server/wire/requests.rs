@@ -157,6 +157,14 @@ pub(in crate::app_server) fn template_start(options: &ThreadOptions) -> Value {
     params
 }
 
+/// `thread/start`: a thread that is kept on disk, for what is written there to be read.
+pub(in crate::app_server) fn kept_start(options: &ThreadOptions, service_tier: Option<&str>) -> Value {
+    let mut params = thread_start(options);
+    params["ephemeral"] = false.into();
+    params["serviceTier"] = service_tier.into();
+    params
+}
+
 /// `thread/fork`: an ephemeral thread that begins with what `template` holds, and else is as `thread/start`
 /// makes it. What is left out here would be Codex's own again. It takes no `environments` and no tools, and
 /// tells no raw items.
@@ -230,11 +238,17 @@ pub(in crate::app_server) struct Interrupt<'a> {
     pub(in crate::app_server) turn_id: &'a str,
 }
 
-/// `thread/read` (without turns), `thread/unsubscribe`, `thread/delete`.
+/// `thread/read` (without turns), `thread/unsubscribe`, `thread/delete`, `thread/compact/start`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::app_server) struct ThreadRef<'a> {
     pub(in crate::app_server) thread_id: &'a str,
+}
+
+/// `fs/readFile`.
+#[derive(Serialize)]
+pub(in crate::app_server) struct ReadFile<'a> {
+    pub(in crate::app_server) path: &'a Path,
 }
 
 /// One page of a list.

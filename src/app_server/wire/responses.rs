@@ -28,6 +28,17 @@ pub(in crate::app_server) struct ThreadHead {
     pub(in crate::app_server) status: Option<Status>,
     #[serde(default)]
     pub(in crate::app_server) cwd: Option<PathBuf>,
+    /// Where it is kept, if it is.
+    #[serde(default)]
+    pub(in crate::app_server) path: Option<PathBuf>,
+}
+
+/// `fs/readFile`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::app_server) struct FileResponse {
+    /// Base64.
+    pub(in crate::app_server) data_base64: String,
 }
 
 #[derive(Deserialize)]

@@ -207,9 +207,10 @@ async fn a_tool_call_waits_for_its_answer_and_one_that_is_dropped_has_failed() {
         assert_eq!((turn, call_id.as_str(), name.as_str()), (TurnId::new("u1"), "c1", "f"));
         assert_eq!((namespace.as_deref(), arguments), (Some("n"), json!({"x": 1})));
         if answered {
-            reply.answer(vec![json!({"type": "inputText", "text": "42"})]).await.unwrap();
+            let answer = reply.prepare(&[json!({"type": "inputText", "text": "42"})]).unwrap();
+            reply.send(answer).await.unwrap();
             // A second one is none.
-            reply.clone().answer(Vec::new()).await.unwrap();
+            reply.send(reply.prepare(&[]).unwrap()).await.unwrap();
         }
         drop(reply);
         let answer = fake.recv().await;
