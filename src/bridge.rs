@@ -5,6 +5,7 @@
 mod affinity;
 mod breaker;
 mod calls;
+mod compaction;
 mod continuations;
 mod counted;
 mod dry_run;
@@ -25,15 +26,16 @@ mod threads;
 mod tools;
 mod turn;
 mod upstream;
+mod warm_up;
 
-pub use crate::app_server::Unsent;
+pub use crate::app_server::{ProcessStatus, Unsent};
 pub use breaker::{BreakerHealth, FaultCounts};
 pub use continuations::ContinuationCounts;
 pub use dry_run::DryRun;
 pub use error::BridgeError;
 #[cfg(test)]
 pub(crate) use failure::meanings as failure_meanings;
-pub use health::{AppServerHealth, ContinuationHealth, Health, ProcessHealth, SlotHealth, StoreHealth};
+pub use health::{AppServerHealth, ContinuationHealth, Health, SlotHealth, StoreHealth};
 pub use slots::SlotCounts;
 pub use spent::Spent;
 pub use turn::{Turn, TurnStep};
@@ -53,6 +55,7 @@ use crate::config::{Config, ModelsConfig, StreamConfig, TurnConfig};
 use crate::model::{Ended, Item, KeyId, LoginState, ModelInfo, Phases, ResponseId, TurnRequest};
 use crate::store::{Chain, ResponseStore, StoredResponse};
 use crate::tasks::Tasks;
+use crate::tasks::shares::Shares;
 use breaker::Breaker;
 use continuations::{Continuations, Found, Step, Wanted};
 use held::Held;
@@ -76,9 +79,9 @@ const WAITING: usize = 64;
 /// How long the end waits until the templates are deleted.
 const DELETION: Duration = Duration::from_secs(1);
 
-/// The engine. Cheap to clone; all clones are one.
+/// The engine, and the key for which it is asked what the app-server knows. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
-pub struct Bridge(Arc<Inner>);
+pub struct Bridge(Arc<Inner>, KeyId);
 
 #[derive(Debug)]
 struct Inner {
@@ -104,6 +107,8 @@ struct Inner {
     kill: CancellationToken,
     /// One permit for each who waits for the app-server without a slot.
     waiting: Semaphore,
+    /// Of those, each key's.
+    waiting_shares: Shares,
     /// One permit a dry run.
     dry_runs: Arc<Semaphore>,
 }
@@ -118,6 +123,7 @@ struct Referred {
 impl Bridge {
     /// Wires the engine and starts its sweepers.
     pub fn new(app_server: AppServer, store: Arc<dyn ResponseStore>, config: &Config, tasks: &Tasks) -> Self {
+        let waiting = (config.admission.slots + config.admission.queue).max(WAITING);
         let inner = Arc::new(Inner {
             app_server,
             models: config.models.clone(),
@@ -127,7 +133,7 @@ impl Bridge {
             upstream: Upstream::new(config.upstream.clone()),
             breaker: Breaker::new(config.breaker.clone()),
             spent: Ledger::new(),
-            continuations: Continuations::new(&config.continuation, store),
+            continuations: Continuations::new(&config.continuation, store, tasks),
             references: References::new(config.continuation.ttl),
             threads: Threads::new(config.continuation.clone()),
             affinity: config.continuation.affinity,
@@ -136,12 +142,19 @@ impl Bridge {
             reruns: AtomicU64::new(0),
             tasks: tasks.clone(),
             kill: CancellationToken::new(),
-            waiting: Semaphore::new((config.admission.slots + config.admission.queue).max(WAITING)),
+            waiting: Semaphore::new(waiting),
+            waiting_shares: Shares::of(waiting),
             dry_runs: Arc::new(Semaphore::new(dry_run::AT_ONCE)),
         });
         tasks.spawn("sweeper", sweep(Arc::downgrade(&inner), tasks.stop_token().clone()));
         tasks.spawn("store sweeper", sweep_store(Arc::downgrade(&inner), tasks.stop_token().clone()));
-        Self(inner)
+        Self(inner, KeyId::anonymous())
+    }
+
+    /// The same, asked by `key`: of those who may wait for the app-server half at most are one key's.
+    #[must_use]
+    pub fn asked_by(&self, key: KeyId) -> Self {
+        Self(Arc::clone(&self.0), key)
     }
 
     /// Admits the request, finds or makes its thread, and starts its turn.
@@ -168,11 +181,12 @@ impl Bridge {
 
     async fn admit_and_start(&self, mut request: TurnRequest) -> Result<Turn, BridgeError> {
         let inner = &self.0;
-        if self.is_draining() {
+        if self.is_draining() && !request.ticket.has_begun() {
             return Err(BridgeError::Draining);
         }
-        let model = self.resolve_model(request.model.as_deref()).await?;
-        let mut account = self.account().await?;
+        let asked = self.asked_by(request.key.clone());
+        let model = asked.resolve_model(request.model.as_deref()).await?;
+        let mut account = asked.account().await?;
         inner.check_account(&request.input)?;
         inner.breaker.check()?;
         let Referred { items, mut previous } = self.refer(&mut request, &model, account.clone()).await?;
@@ -227,7 +241,7 @@ impl Bridge {
 
     /// The account that is logged in; `None` where the provider wants none.
     async fn account(&self) -> Result<Option<String>, BridgeError> {
-        let login = self.0.waits(self.0.app_server.login()).await?;
+        let login = self.0.waits(&self.1, self.0.app_server.login()).await?;
         self.account_of(login).await
     }
 
@@ -242,14 +256,20 @@ impl Bridge {
     /// Whether the app-server brings tools of its own (web search for any model, image generation): one of ours
     /// does, under a ChatGPT login.
     pub async fn has_own_tools(&self) -> Result<bool, BridgeError> {
-        let login = self.0.waits(self.0.app_server.login()).await?;
+        let login = self.0.waits(&self.1, self.0.app_server.login()).await?;
         let is_chatgpt = matches!(login, LoginState::LoggedIn(account) if account.kind == "chatgpt");
         Ok(is_chatgpt && self.0.app_server.owns_app_server())
     }
 
+    /// Whether compaction items that are none of ours can be the backend's.
+    pub async fn knows_compactions(&self) -> Result<bool, BridgeError> {
+        let login = self.0.waits(&self.1, self.0.app_server.login()).await?;
+        Ok(matches!(login, LoginState::LoggedIn(_)))
+    }
+
     /// The catalogue as it is now, hidden models included.
     pub async fn models(&self) -> Result<Arc<[ModelInfo]>, BridgeError> {
-        self.0.waits(self.0.app_server.models()).await
+        self.0.waits(&self.1, self.0.app_server.models()).await
     }
 
     /// The catalogue id that answers to `name` (aliases, the default for `None`).
@@ -259,7 +279,7 @@ impl Bridge {
             return Ok(model);
         }
         // The catalogue may have moved since it was last looked at.
-        let fresh = self.0.waits(self.0.app_server.models_fresh()).await?;
+        let fresh = self.0.waits(&self.1, self.0.app_server.models_fresh()).await?;
         pick(&fresh, wanted).ok_or_else(|| BridgeError::ModelNotFound {
             model: self.asked_model(name).unwrap_or("(the account's default)").to_owned(),
         })
@@ -319,7 +339,8 @@ impl Bridge {
                 alive,
                 reruns: inner.reruns.load(Ordering::Relaxed),
                 orphans: status.orphans,
-                processes: status.processes.into_iter().map(ProcessHealth::from).collect(),
+                bytes_sent: status.bytes_sent,
+                processes: status.processes,
             },
             slots: inner.slots.health(),
             account: self.account_health(),
@@ -404,19 +425,21 @@ impl Bridge {
         }
     }
 
-    /// Refuses new calls and everyone who waits; turns that run go on.
+    /// Refuses new calls and everyone who waits; calls that have begun go on to their end.
     pub fn begin_drain(&self) {
         self.0.slots.close();
     }
 
-    /// Waits until no turn runs; past `limit` the rest is interrupted. Gives how many were.
+    /// Waits until no call runs; past `limit` the rest is interrupted. Gives how many turns were.
     pub async fn drain(&self, limit: Duration) -> usize {
         const TICK: Duration = Duration::from_millis(20);
         self.begin_drain();
         let until = Instant::now() + limit;
-        while self.0.slots.health().in_use > 0 && Instant::now() < until {
+        let runs = || self.0.slots.health().in_use > 0 || self.0.slots.calls() > 0;
+        while runs() && Instant::now() < until {
             tokio::time::sleep(TICK).await;
         }
+        self.0.slots.shut();
         let left = self.0.slots.health().in_use;
         self.0.kill.cancel();
         self.0.held.clear();
@@ -437,9 +460,12 @@ impl Inner {
     /// long as the app-server does to start.
     async fn waits<T>(
         &self,
+        key: &KeyId,
         told: impl Future<Output = Result<T, AppServerError>>,
     ) -> Result<T, BridgeError> {
         let full = |_| BridgeError::Unavailable { reason: "as many calls wait for it as may".into() };
+        let share = self.waiting_shares.of_key(key);
+        let _of_share = share.map(Semaphore::try_acquire_owned).transpose().map_err(full)?;
         let _place = self.waiting.try_acquire().map_err(full)?;
         told.await.map_err(failure::of_request)
     }
@@ -456,8 +482,14 @@ impl Inner {
         let previous = match &request.previous {
             None => None,
             Some(id) => {
-                let (account, more) = (holder.account.as_deref(), request.input.len());
-                Some(self.continuations.find(Wanted { id, key: &request.key, account, more }).await?)
+                let wanted = Wanted {
+                    id,
+                    key: &request.key,
+                    account: holder.account.as_deref(),
+                    more: request.input.len(),
+                    is_repair: request.until.is_some(),
+                };
+                Some(self.continuations.find(wanted).await?)
             }
         };
         if let Some(previous) = previous.as_ref().filter(|_| !request.session.is_named()) {

@@ -101,7 +101,7 @@ struct State {
 enum Phase {
     Closed,
     Open { until: Instant },
-    HalfOpen { probing: usize, succeeded: usize },
+    HalfOpen { probing: usize, succeeded: usize, since: Instant },
 }
 
 /// A call that was let through. Dropped without a verdict (its client left, its request was wrong) it gives its
@@ -196,12 +196,13 @@ impl Breaker {
             Phase::Closed => None,
             Phase::Open { until } if now < until => Some(until - now),
             Phase::Open { .. } => {
-                state.enter(Phase::HalfOpen { probing: 0, succeeded: 0 });
+                state.enter(Phase::HalfOpen { probing: 0, succeeded: 0, since: now });
                 None
             }
-            // The probes under way will tell; nobody knows when.
-            Phase::HalfOpen { probing, succeeded } => {
-                (probing + succeeded >= self.0.config.probes).then_some(Duration::from_secs(1))
+            // The probes under way will tell; nobody knows when. They take at least as long as they have taken.
+            Phase::HalfOpen { probing, succeeded, since } => {
+                let (least, most) = (Duration::from_secs(1), self.0.config.open.max(Duration::from_secs(1)));
+                (probing + succeeded >= self.0.config.probes).then(|| (now - since).clamp(least, most))
             }
         }
     }
@@ -235,7 +236,7 @@ impl Breaker {
             }
             // One that had begun to answer too: whoever has this epoch is a probe.
             Phase::HalfOpen { .. } if fault.is_some() => self.open(&mut state),
-            Phase::HalfOpen { probing, succeeded } if probe => {
+            Phase::HalfOpen { probing, succeeded, .. } if probe => {
                 *probing = probing.saturating_sub(1);
                 *succeeded += 1;
                 if *succeeded >= self.0.config.probes {

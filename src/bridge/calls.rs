@@ -41,6 +41,11 @@ fn check<'a>(open: &'a [String], items: impl IntoIterator<Item = &'a Item>) -> R
                     )));
                 }
             }
+            // It stands for all calls before it.
+            "compaction" => {
+                open.clear();
+                answered.clear();
+            }
             _ => {}
         }
     }
@@ -61,6 +66,7 @@ pub(super) fn follow(open: &mut Vec<String>, items: &[Item]) {
                     open.remove(at);
                 }
             }
+            "compaction" => open.clear(),
             _ => {}
         }
     }
@@ -145,7 +151,10 @@ pub(super) fn canonical(item: &Item) -> Value {
         "function_call" => {
             // Clients that parse arguments write them anew.
             let arguments = item.str("arguments").unwrap_or_default();
-            let arguments = serde_json::from_str(arguments).unwrap_or_else(|_| Value::from(arguments));
+            let arguments = match read_whole(arguments) {
+                Some(arguments) => json!({"json": arguments}),
+                None => json!({"text": arguments}),
+            };
             json!([field("call_id"), field("namespace"), field("name"), arguments])
         }
         "custom_tool_call" => json!([field("call_id"), field("namespace"), field("name"), field("input")]),
@@ -159,6 +168,53 @@ pub(super) fn canonical(item: &Item) -> Value {
             Value::Object(fields)
         }
     }
+}
+
+/// The JSON in `text`, unless reading it loses something: a field that comes twice, a number with more digits than
+/// are kept.
+fn read_whole(text: &str) -> Option<Value> {
+    let value: Value = serde_json::from_str(text).ok()?;
+    let (mut colons, mut numbers, mut quoted, mut escaped) = (0, vec![String::new()], false, false);
+    for c in text.chars() {
+        let number = numbers.last_mut()?;
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            ':' => colons += 1,
+            '0'..='9' | '-' => number.push(c),
+            '.' | '+' | 'e' | 'E' if !number.is_empty() => number.push(c),
+            _ if number.is_empty() => {}
+            _ => numbers.push(String::new()),
+        }
+    }
+    let is_whole =
+        colons == fields(&value) && numbers.iter().all(|number| number.is_empty() || is_kept(number));
+    is_whole.then_some(value)
+}
+
+/// Fields of all objects in it.
+fn fields(value: &Value) -> usize {
+    match value {
+        Value::Object(object) => object.len() + object.values().map(fields).sum::<usize>(),
+        Value::Array(values) => values.iter().map(fields).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+/// Whether no other number is read as the same value.
+fn is_kept(number: &str) -> bool {
+    /// Decimal digits that a floating-point number holds, whichever they are.
+    const DIGITS: usize = 15;
+    let Ok(read) = serde_json::from_str::<serde_json::Number>(number) else { return false };
+    if read.is_i64() || read.is_u64() {
+        return true;
+    }
+    let mantissa = number.split(['e', 'E']).next().unwrap_or_default();
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let digits = digits.trim_matches('0').len();
+    digits <= DIGITS && read.as_f64().is_some_and(|read| digits == 0 || read.is_normal())
 }
 
 /// Content as a list: texts as strings, runs of them joined, other parts as they are.
@@ -321,6 +377,32 @@ mod tests {
         assert_eq!(listed, Some(vec![json!({"type": "inputText", "text": "x"}), image]));
         assert_eq!(content(&json!([{"type": "input_image", "image_url": "https://x/y.png"}])), None);
         assert_eq!(content(&json!([{"type": "input_file"}])), None);
+    }
+
+    #[test]
+    fn arguments_are_the_same_where_nothing_is_lost_by_reading_them() {
+        let said = |arguments: &str| {
+            let call = json!({"type": "function_call", "call_id": "a", "name": "f", "arguments": arguments});
+            canonical(&Item::from_value(call).unwrap())
+        };
+        for (one, other, same) in [
+            (r#"{"a":1,"b":[true,null,"x:1"]}"#, r#"{ "b": [true, null, "x:1"], "a": 1 }"#, true),
+            (r#"{"a":1.5}"#, r#"{"a":1.50}"#, true),
+            (r#"{"a":"\u00e4\"1:"}"#, r#"{"a":"ä\"1:"}"#, true),
+            (r#"{"a":1e3}"#, r#"{"a":1000.0}"#, true),
+            // Too large for what numbers are read as.
+            (r#"{"a":12345678901234567890123}"#, r#"{"a":12345678901234567890124}"#, false),
+            (r#"{"a":0.12345678901234567}"#, r#"{"a":0.123456789012345671}"#, false),
+            (r#"{"a":18446744073709551615}"#, r#"{"a":18446744073709551614}"#, false),
+            (r#"{"a":1e-400}"#, r#"{"a":0.0}"#, false),
+            // The last of two is all that is read.
+            (r#"{"a":2,"a":1}"#, r#"{"a":1}"#, false),
+            (r#"{"x":{"a":2,"a":1}}"#, r#"{"x":{"a":1}}"#, false),
+            // A text, and the JSON of one.
+            ("plain", r#""plain""#, false),
+        ] {
+            assert_eq!(said(one) == said(other), same, "{one} {other}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::compaction::in_force;
 use super::{emulate, tools};
 use crate::model::{Item, ToolInput, TurnRequest, Usage};
 
@@ -18,14 +19,14 @@ pub(super) fn usage(request: &TurnRequest, before: &[Item], output: &[Item]) -> 
         };
         emulate::count(&tool.name) + described + input
     });
-    let input_tokens =
-        instructions + schema + tool_tokens.sum::<u64>() + items(before) + items(&request.input);
+    let said = in_force(before.iter().chain(&request.input));
+    let input_tokens = instructions + schema + tool_tokens.sum::<u64>() + items(said);
     let output_tokens = items(output);
     Usage { input_tokens, output_tokens, total_tokens: input_tokens + output_tokens, ..Usage::default() }
 }
 
-fn items(items: &[Item]) -> u64 {
-    let fields = items.iter().filter(|item| item.kind() != "reasoning").flat_map(Item::fields);
+fn items<'a>(items: impl IntoIterator<Item = &'a Item>) -> u64 {
+    let fields = items.into_iter().filter(|item| item.kind() != "reasoning").flat_map(Item::fields);
     fields.map(|(name, value)| texts(name, value)).sum()
 }
 

@@ -62,6 +62,8 @@ struct Place {
 
 /// Dry runs at once; one more is refused. They take no slot, and counting a long conversation takes a while.
 pub(super) const AT_ONCE: usize = 4;
+/// How long a count waits for one of them to end: it is asked for as if it cost nothing.
+const PLACE_WAIT: Duration = Duration::from_secs(30);
 /// When one that was refused may try again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -71,8 +73,9 @@ impl Bridge {
         let inner = &self.0;
         let place = Arc::clone(&inner.dry_runs).try_acquire_owned();
         let place = place.map_err(|_| BridgeError::Busy { retry_after: RETRY })?;
-        let model = self.resolve_model(request.model.as_deref()).await?;
-        let account = self.account().await?;
+        let asked = self.asked_by(request.key.clone());
+        let model = asked.resolve_model(request.model.as_deref()).await?;
+        let account = asked.account().await?;
         inner.upstream.would_pass(inner.app_server.rate_limits().as_ref(), &request.input)?;
         inner.breaker.would_admit()?;
         let Referred { previous, .. } = self.refer(&mut request, &model, account.clone()).await?;
@@ -89,10 +92,27 @@ impl Bridge {
         };
         // Of a large body this takes seconds.
         let told = inner.tasks.blocking(work).await;
-        told.unwrap_or_else(|| {
-            let message = "The dry run broke off.".to_owned();
-            Err(BridgeError::Upstream { message, status: None, code: "internal_error" })
-        })
+        told.unwrap_or_else(|| Err(broke_off()))
+    }
+
+    /// Tokens of the request's input, with what it goes on with, by the tokenizer. What the account has left and how the
+    /// backend is does not matter, nor does the app-server, but for what it alone can refuse.
+    pub async fn count_tokens(&self, mut request: TurnRequest) -> Result<u64, BridgeError> {
+        let inner = &self.0;
+        let waiting = tokio::time::timeout(PLACE_WAIT, Arc::clone(&inner.dry_runs).acquire_owned()).await;
+        let Ok(Ok(place)) = waiting else { return Err(BridgeError::Busy { retry_after: RETRY }) };
+        let account = match self.resolve_model(request.model.as_deref()).await {
+            Ok(_) => self.account().await.ok().flatten(),
+            Err(error @ BridgeError::ModelNotFound { .. }) => return Err(error),
+            Err(_) => None,
+        };
+        let (_, previous) = inner.prepare(&mut request, account).await?;
+        let said = previous.map(|found| found.step.transcript()).unwrap_or_default();
+        let work = move || {
+            let _place = place;
+            counted::usage(&request, &said, &[]).input_tokens
+        };
+        inner.tasks.blocking(work).await.ok_or_else(broke_off)
     }
 
     /// What the plan comes to. Blocking: it looks at every word.
@@ -122,19 +142,23 @@ impl Bridge {
     }
 }
 
+fn broke_off() -> BridgeError {
+    let message = "The dry run broke off.".to_owned();
+    BridgeError::Upstream { message, status: None, code: "internal_error" }
+}
+
 impl Inner {
     /// In the order of [`Inner::start`].
     fn place(&self, current: &[u64], plan: &Plan) -> Result<Place, BridgeError> {
         let request = &plan.request;
         let settings = Settings::of(request, &plan.model.id);
         let owner = Owner::of(request, plan.account.as_deref());
-        let claim =
-            Claim { request, previous: plan.previous.as_ref(), settings: &settings, owner: &owner, current };
+        let claim = Claim { request, settings: &settings, owner: &owner, current };
         let demanded = |mut items: Vec<Item>| {
             items.extend(tools::demand(request));
             items
         };
-        let mut because = match self.held.would_claim(claim) {
+        let mut because = match self.held.would_claim(claim, plan.previous.as_ref()) {
             Ok((answers, tool_outputs)) => {
                 let items = demanded(answers.extras);
                 let route = Route::Held;
@@ -182,8 +206,10 @@ impl Inner {
         let shape = Shape::of(request, &plan.model.id);
         let raw = !templates::tells_all(request);
         let wanted = Wanted { shape: &shape, raw, current };
+        let compacted = request.input.iter().rposition(Item::is_compaction);
         match &request.previous {
             Some(_) if plan.other_account => Err(Some(Rebuilt::OtherAccount)),
+            Some(_) if compacted.is_some() => Err(Some(Rebuilt::Compacted)),
             Some(tip) => {
                 self.threads.would_take_warm(tip, owner, request.instructions.as_deref(), &wanted)?;
                 Ok(0)
@@ -193,7 +219,8 @@ impl Inner {
                 let instructions = start::instructions(request);
                 let trail = Trail::of(instructions.iter().chain(&request.input));
                 let said = self.threads.would_take_said(&trail, owner, &wanted).ok_or(None)?;
-                Ok(said.saturating_sub(usize::from(instructions.is_some())))
+                let said = said.saturating_sub(usize::from(instructions.is_some()));
+                if compacted.is_some_and(|at| at >= said) { Err(None) } else { Ok(said) }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What can go wrong with a call, by what the caller does next.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 /// Why a call has no answer. `api::error` gives each its status, type, code and `Retry-After`.
@@ -136,4 +137,58 @@ pub enum BridgeError {
     /// The turn was interrupted, by us on the way down or by somebody else: 503.
     #[error("The turn was interrupted.")]
     Interrupted,
+}
+
+impl BridgeError {
+    /// What a log may say of it. The words of the backend and of clients may quote what was asked or answered: of them
+    /// there is only what kind of failure they stand for.
+    pub(super) fn for_log(&self) -> Cow<'static, str> {
+        match self {
+            Self::InvalidRequest { .. } => "invalid_request".into(),
+            Self::ModelNotFound { .. } => "model_not_found".into(),
+            Self::PreviousNotFound { .. } => "previous_response_not_found".into(),
+            Self::AccountMismatch { .. } => "account_mismatch".into(),
+            Self::ContextLengthExceeded { .. } => "context_length_exceeded".into(),
+            Self::LoginRequired { .. } => "login_required".into(),
+            Self::UsageLimit { .. } => "usage_limit_reached".into(),
+            Self::RateLimited { .. } => "rate_limit_exceeded".into(),
+            Self::Overloaded { .. } => "server_overloaded".into(),
+            Self::Upstream { status: Some(status), code, .. } => format!("{code} ({status})").into(),
+            Self::Upstream { status: None, code, .. } => (*code).into(),
+            Self::ChainTooLong { .. }
+            | Self::StoreUnavailable
+            | Self::Busy { .. }
+            | Self::Unavailable { .. }
+            | Self::BreakerOpen { .. }
+            | Self::Draining
+            | Self::Timeout { .. }
+            | Self::AnswerTooLarge { .. }
+            | Self::ConnectionLost { .. }
+            | Self::Interrupted => self.to_string().into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_has_the_kind_of_a_failure_in_place_of_words_that_are_not_ours() {
+        let message = String::from("Unknown value 'what the client wrote'.");
+        for (error, logged) in [
+            (
+                BridgeError::InvalidRequest { message: message.clone(), param: None, code: None },
+                "invalid_request",
+            ),
+            (
+                BridgeError::Upstream { message: message.clone(), status: Some(500), code: "upstream_error" },
+                "upstream_error (500)",
+            ),
+            (BridgeError::RateLimited { message, retry_after: None }, "rate_limit_exceeded"),
+            (BridgeError::Interrupted, "The turn was interrupted."),
+        ] {
+            assert_eq!(error.for_log(), logged);
+        }
+    }
 }

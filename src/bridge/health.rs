@@ -50,47 +50,10 @@ pub struct AppServerHealth {
     pub reruns: u64,
     /// Turns of ours that nobody waited for any more and that were interrupted.
     pub orphans: u64,
+    /// Bytes sent on the connections that may be used.
+    pub bytes_sent: u64,
     /// Each of them, where several share the load; one where it is one.
-    pub processes: Vec<ProcessHealth>,
-}
-
-/// One of the app-servers.
-#[derive(Debug, Clone, Default)]
-pub struct ProcessHealth {
-    /// As of the whole.
-    pub state: &'static str,
-    /// Why it is not ready, for people.
-    pub reason: Option<String>,
-    /// Its connection's.
-    pub generation: u64,
-    /// If it is ours.
-    pub pid: Option<u32>,
-    /// Resident, bytes, as last looked at.
-    pub memory: Option<u64>,
-    /// Its databases, bytes, as last looked at.
-    pub databases: Option<u64>,
-    /// Turns that run on it.
-    pub turns: usize,
-    /// Threads of ours on it.
-    pub threads: usize,
-    /// Why its last connection ended.
-    pub last_disconnect: Option<String>,
-}
-
-impl From<ProcessStatus> for ProcessHealth {
-    fn from(status: ProcessStatus) -> Self {
-        Self {
-            state: status.state.as_str(),
-            reason: status.reason,
-            generation: status.generation,
-            pid: status.pid,
-            memory: status.memory,
-            databases: status.databases,
-            turns: status.turns,
-            threads: status.threads,
-            last_disconnect: status.last_disconnect,
-        }
-    }
+    pub processes: Vec<ProcessStatus>,
 }
 
 /// Admission figures.

@@ -66,8 +66,6 @@ pub(super) struct Resumption {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Claim<'a> {
     pub(super) request: &'a TurnRequest,
-    /// What was said before the request's input.
-    pub(super) previous: Option<&'a Arc<Step>>,
     pub(super) settings: &'a Settings,
     pub(super) owner: &'a Owner,
     /// The generations of the connections that may be used.
@@ -85,9 +83,24 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 struct Entry {
-    batch: Batch,
+    batch: Arc<Batch>,
     /// Asks the keeping task for the turn; dropped, that gives it up.
     ask: oneshot::Sender<oneshot::Sender<HeldTurn>>,
+}
+
+/// A turn that is held no more, and has not been asked for yet. Dropped, it is given up.
+#[derive(Debug)]
+pub(super) struct Claimed(Entry);
+
+/// Whether what a request brings answers a batch, and nothing but that has been said since. To be asked off the
+/// async threads: it reads both conversations.
+#[derive(Debug)]
+pub(super) struct Question {
+    batch: Arc<Batch>,
+    /// The request names the batch's response; else both conversations must be the same.
+    is_named: bool,
+    /// What was said before the request's input.
+    previous: Option<Arc<Step>>,
 }
 
 /// The keeping task's end of an entry.
@@ -113,7 +126,7 @@ impl Held {
         let kept = Kept { id: batch.id.clone(), asked, until: Instant::now() + self.ttl };
         let mut entries = self.lock();
         let evicted = (entries.len() >= self.limit).then(|| entries.pop_front()).flatten();
-        entries.push_back(Entry { batch, ask });
+        entries.push_back(Entry { batch: Arc::new(batch), ask });
         drop(entries);
         if let Some(evicted) = evicted {
             info!(response_id = %evicted.batch.id, "too many turns wait for their tools; the oldest is given up");
@@ -149,33 +162,36 @@ impl Held {
         self.lock().retain(|entry| entry.batch.id != kept.id);
     }
 
-    /// The turn that the request's outputs are for, if it can go on with them. One that cannot is given up; then
-    /// why, where there is a word for it.
-    pub(super) async fn claim(&self, claim: Claim<'_>) -> Result<Resumption, Option<Rebuilt>> {
+    /// Takes out the turn that the request's outputs are for. One that cannot go on under the request's settings is
+    /// given up; then why, where there is a word for it.
+    pub(super) fn take(&self, claim: Claim<'_>) -> Result<Claimed, Option<Rebuilt>> {
         let entry = {
             let mut entries = self.lock();
             let at = entries.iter().rposition(|entry| entry.batch.is_meant(claim)).ok_or(None)?;
             entries.remove(at).ok_or(None)?
         };
-        let Entry { batch, ask } = entry;
-        let (answers, input) = batch.fits(claim).inspect_err(|_| {
-            info!(response_id = %batch.id, "the outputs came with something changed: the conversation is rebuilt");
+        entry.batch.allows(claim).inspect_err(|_| {
+            info!(response_id = %entry.batch.id, "the outputs came with something changed: the conversation is rebuilt");
         })?;
-        let (back, given) = oneshot::channel();
-        ask.send(back).map_err(|_| Some(Rebuilt::Lost))?;
-        let mut held = given.await.map_err(|_| Some(Rebuilt::Lost))?;
-        if !held.wait_for(&batch.calls).await {
-            debug!(response_id = %batch.id, "the app-server never asked for an output");
-            return Err(Some(Rebuilt::Lost));
-        }
-        Ok(Resumption { held, calls: batch.calls, answers, step: batch.step, input })
+        Ok(Claimed(entry))
     }
 
-    /// What the turn that [`Held::claim`] would take would be told, and how many outputs are among it.
-    pub(super) fn would_claim(&self, claim: Claim<'_>) -> Result<(Answers, usize), Option<Rebuilt>> {
-        let entries = self.lock();
-        let entry = entries.iter().rfind(|entry| entry.batch.is_meant(claim)).ok_or(None)?;
-        entry.batch.fits(claim).map(|(answers, _)| (answers, entry.batch.calls.len()))
+    /// What the turn that the request would get would be told, and how many outputs are among it. Blocking: it
+    /// reads whole conversations, and no lock is held meanwhile.
+    pub(super) fn would_claim(
+        &self,
+        claim: Claim<'_>,
+        previous: Option<&Arc<Step>>,
+    ) -> Result<(Answers, usize), Option<Rebuilt>> {
+        let batch = {
+            let entries = self.lock();
+            let entry = entries.iter().rfind(|entry| entry.batch.is_meant(claim)).ok_or(None)?;
+            Arc::clone(&entry.batch)
+        };
+        batch.allows(claim)?;
+        let calls = batch.calls.len();
+        let answers = Question::new(batch, claim.request, previous).answers(&claim.request.input);
+        answers.map(|(answers, _)| (answers, calls)).ok_or(None)
     }
 
     /// Gives up what belongs to a connection that is none of the `current` generations'.
@@ -216,8 +232,8 @@ impl Batch {
         request.previous.as_ref() == Some(&self.id)
     }
 
-    /// The answers, if nothing else has changed.
-    fn fits(&self, claim: Claim<'_>) -> Result<(Answers, Vec<Item>), Option<Rebuilt>> {
+    /// Whether the turn may go on for whoever asks; else why not.
+    fn allows(&self, claim: Claim<'_>) -> Result<(), Option<Rebuilt>> {
         if !self.owner.is_under_login_of(claim.owner) {
             return Err(Some(Rebuilt::OtherAccount));
         }
@@ -230,18 +246,62 @@ impl Batch {
         if !self.owner.shares_cache_with(claim.owner) {
             return Err(Some(Rebuilt::SettingsChanged));
         }
-        let input = &claim.request.input;
-        let mut tail = &input[..];
-        if !self.is_continued_by(claim.request) {
-            let (prefix, outputs) = input.split_at(calls::first_output(&self.calls, input).ok_or(None)?);
-            let mut said = claim.previous.map(Step::transcript).unwrap_or_default();
+        Ok(())
+    }
+}
+
+impl Question {
+    fn new(batch: Arc<Batch>, request: &TurnRequest, previous: Option<&Arc<Step>>) -> Self {
+        Self { is_named: batch.is_continued_by(request), batch, previous: previous.cloned() }
+    }
+
+    /// About how many bytes are read beside the request's input.
+    pub(super) fn bytes(&self) -> usize {
+        let previous = self.previous.as_ref().map_or(0, |step| step.bytes());
+        if self.is_named { 0 } else { previous + self.batch.step.bytes() }
+    }
+
+    /// What `input` answers, and all that follows the calls in it; `None` if anything else was said.
+    pub(super) fn answers(&self, input: &[Item]) -> Option<(Answers, Vec<Item>)> {
+        let mut tail = input;
+        if !self.is_named {
+            let (prefix, outputs) = input.split_at(calls::first_output(&self.batch.calls, input)?);
+            let mut said = self.previous.as_ref().map(Step::transcript).unwrap_or_default();
             said.extend_from_slice(prefix);
-            if !calls::same_conversation(&self.step.transcript(), &said) {
-                return Err(None);
+            if !calls::same_conversation(&self.batch.step.transcript(), &said) {
+                return None;
             }
             tail = outputs;
         }
-        Ok((Answers::read(&self.calls, tail).ok_or(None)?, tail.to_vec()))
+        Some((Answers::read(&self.batch.calls, tail)?, tail.to_vec()))
+    }
+}
+
+impl Claimed {
+    /// Whether the request answers its calls.
+    pub(super) fn question(&self, request: &TurnRequest, previous: Option<&Arc<Step>>) -> Question {
+        Question::new(Arc::clone(&self.0.batch), request, previous)
+    }
+
+    /// The turn, if there are answers for it.
+    pub(super) async fn resume(
+        self,
+        answers: Option<(Answers, Vec<Item>)>,
+    ) -> Result<Resumption, Option<Rebuilt>> {
+        let Self(Entry { batch, ask }) = self;
+        let Some((answers, input)) = answers else {
+            info!(response_id = %batch.id, "the outputs came with something changed: the conversation is rebuilt");
+            return Err(None);
+        };
+        let (back, given) = oneshot::channel();
+        ask.send(back).map_err(|_| Some(Rebuilt::Lost))?;
+        let mut held = given.await.map_err(|_| Some(Rebuilt::Lost))?;
+        if !held.wait_for(&batch.calls).await {
+            debug!(response_id = %batch.id, "the app-server never asked for an output");
+            return Err(Some(Rebuilt::Lost));
+        }
+        let (calls, step) = (batch.calls.clone(), Arc::clone(&batch.step));
+        Ok(Resumption { held, calls, answers, step, input })
     }
 }
 

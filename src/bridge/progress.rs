@@ -53,6 +53,10 @@ pub(super) struct Progress {
 
 /// The tools that may be called, and the calls that were handed over.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four facts of a turn, none of which says anything of another"
+)]
 pub(super) struct Calls {
     tools: Tools,
     /// Whether there may be more than one call.
@@ -60,6 +64,8 @@ pub(super) struct Calls {
     ids: Vec<String>,
     /// Calls were left out: the thread holds more than the answer.
     left_out: bool,
+    /// The app-server has answered one by itself, and the thread holds more of that than the item that stands for it.
+    own_seen: bool,
     /// Calls that the app-server answers by itself with a tool that was asked for, and has not ended yet.
     own: Vec<String>,
     /// Calls of the upstream response that is complete wait for the client.
@@ -71,13 +77,23 @@ pub(super) struct Calls {
 impl Calls {
     /// None yet.
     pub(super) fn new(tools: Tools, parallel: bool) -> Self {
-        Self { tools, parallel, ids: Vec::new(), left_out: false, own: Vec::new(), due: false, misfit: None }
+        Self {
+            tools,
+            parallel,
+            ids: Vec::new(),
+            left_out: false,
+            own_seen: false,
+            own: Vec::new(),
+            due: false,
+            misfit: None,
+        }
     }
 
     /// A call of the model's as the client gets it; `None` for one that is left out: a tool that was not
     /// offered (the app-server answers it by itself), or a second call where only one may be.
     fn take(&mut self, call: &Item) -> Option<Item> {
         if self.tools.is_own(call) {
+            self.own_seen = true;
             self.own.push(call.str("call_id").unwrap_or_default().to_owned());
             return None;
         }
@@ -298,6 +314,14 @@ impl Progress {
         Ok(())
     }
 
+    /// A compaction is complete. Most of it is the client's own and was bounded with its request.
+    pub(super) fn compacted(&mut self, items: Vec<Item>, out: &mut Vec<TurnEvent>) {
+        for item in items {
+            let place = self.next_place();
+            self.close(place, item, out);
+        }
+    }
+
     /// A message is complete, and the client's rules have the last word on its text.
     fn ruled_message_done(&mut self, item: Item, out: &mut Vec<TurnEvent>) -> Result<(), BridgeError> {
         let text = text_of(&item);
@@ -512,6 +536,11 @@ impl Progress {
     /// Whether the thread holds calls that are no part of the answer.
     pub(super) fn left_calls_out(&self) -> bool {
         self.calls.left_out
+    }
+
+    /// Whether the thread holds something that is no part of the answer.
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.calls.left_out || self.calls.own_seen
     }
 
     pub(super) fn model(&self) -> &str {

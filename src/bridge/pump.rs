@@ -24,12 +24,14 @@ use super::{BridgeError, Inner, failure};
 use crate::app_server::{
     FailureKind, ItemKind, ThreadEvent, ThreadStatus, ToolCallReply, TurnFailure, TurnStatus,
 };
-use crate::model::{Ended, Outcome, Route, TurnEvent, TurnId};
+use crate::model::{Ended, IncompleteReason, Outcome, Route, TurnEvent, TurnId};
 
 /// How long an interrupted turn may take to say so; then its thread is let go all the same.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long until a refused interrupt is asked for again.
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(20);
+/// A backend that has told nothing for so long has failed, however little time the client gave it.
+const LONG_SILENCE: Duration = Duration::from_secs(30);
 /// How long a question about a silent thread may take.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -53,6 +55,7 @@ pub(super) struct Pump {
     progress: Progress,
     /// The answer has begun.
     heard: bool,
+    began: Instant,
     /// The client has been told that the turn runs.
     begun: bool,
     /// Not told yet: the answer may have to be asked for once more.
@@ -126,6 +129,7 @@ impl Pump {
             deadline,
             progress,
             heard: false,
+            began: Instant::now(),
             begun: false,
             waiting: Vec::new(),
             again: false,
@@ -155,11 +159,17 @@ impl Pump {
         // What an error leaves half done is not told.
         let is_told = matches!(end, End::Answered | End::Calls | End::Cut | End::Incomplete);
         let end = if is_told { self.tell().await.err().map_or(end, End::Abandoned) } else { end };
+        // What nobody waits for any more is not to be found later.
+        let end = if is_told && self.sender.is_abandoned() { End::Abandoned(Gone::Left) } else { end };
         self.judge(&end);
         let thread = self.live.thread.id().clone();
         let (response_id, turn) = (self.plan.request.response_id.clone(), self.turn.clone());
         let ms = started.elapsed().as_millis();
         match end {
+            End::Answered if self.plan.request.compacts => {
+                debug!(%response_id, %thread, %turn, ms, "conversation compacted");
+                self.replaced();
+            }
             End::Answered => {
                 debug!(%response_id, %thread, %turn, ms, "turn answered");
                 self.answered().await;
@@ -171,7 +181,7 @@ impl Pump {
             End::Cut => {
                 debug!(%response_id, %thread, %turn, ms, "turn cut");
                 self.count_usage().await;
-                let kept = self.record(self.step()).await;
+                let kept = self.record().await;
                 self.note_ended(Ended::Cut);
                 self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
                 stop(self.live, &self.turn).await;
@@ -179,17 +189,17 @@ impl Pump {
             End::Incomplete => {
                 debug!(%response_id, %thread, %turn, ms, "turn incomplete");
                 self.count_usage().await;
-                let kept = self.record(self.step()).await;
+                let kept = self.record().await;
                 self.note_ended(Ended::Incomplete);
                 self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
             }
             End::Failed(error) | End::Lost(error) => {
-                info!(%response_id, %thread, %turn, ms, %error, "turn failed");
+                info!(%response_id, %thread, %turn, ms, error = %error.for_log(), "turn failed");
                 self.note_ended(Ended::Failed);
                 self.sender.finish(Err(error));
             }
             End::Stop(error) => {
-                warn!(%response_id, %thread, %turn, ms, %error, "turn stopped");
+                warn!(%response_id, %thread, %turn, ms, error = %error.for_log(), "turn stopped");
                 self.note_ended(Ended::Failed);
                 self.sender.finish(Err(error));
                 stop(self.live, &self.turn).await;
@@ -212,10 +222,12 @@ impl Pump {
                 if matches!(error, BridgeError::LoginRequired { .. }) {
                     self.inner.app_server.doubt_login();
                 }
-                // A client in a hurry says nothing of the backend, nor does what was left of a first attempt's time.
+                // A client in a hurry says nothing of the backend, nor does what was left of a first attempt's time;
+                // unless all that it heard for long was nothing.
                 let request = &self.plan.request;
-                let hurried = request.until.is_some()
+                let in_a_hurry = request.until.is_some()
                     || request.deadline.is_some_and(|limit| limit < self.inner.turn.deadline);
+                let hurried = in_a_hurry && (self.heard || self.began.elapsed() < LONG_SILENCE);
                 let fault = Fault::of(error).filter(|fault| *fault != Fault::Timeout || !hurried);
                 if let Some(fault) = fault {
                     pass.failed(fault);
@@ -295,6 +307,10 @@ impl Pump {
 
     /// Takes one event in and tells what comes of it.
     async fn event(&mut self, event: ThreadEvent) -> Option<End> {
+        if self.is_of_another(&event) {
+            debug!(response_id = %self.plan.request.response_id, ?event, "of another turn");
+            return None;
+        }
         let mut out = Vec::new();
         let end = self.fed(event, &mut out).await;
         if !self.heard && !out.is_empty() {
@@ -311,6 +327,13 @@ impl Pump {
             return end;
         }
         self.tell().await.err().map(End::Abandoned)
+    }
+
+    /// Whether it is of another turn of the thread: one that has ended unheard may tell of it late. A conversation is
+    /// rewritten in whichever turn.
+    fn is_of_another(&self, event: &ThreadEvent) -> bool {
+        let rewrites = matches!(event, ThreadEvent::ItemStarted { kind: ItemKind::ContextCompaction, .. });
+        !rewrites && event.turn().is_some_and(|turn| *turn != self.turn)
     }
 
     /// Whether the client is not to be told yet, since what is told cannot be taken back: it demands a call
@@ -332,8 +355,17 @@ impl Pump {
             // Not before the answer begins: starting a thread would compete with it.
             Inner::start_spares(&self.inner, &self.live.shape);
         }
+        // Nothing that comes while it waits is looked at: a client that takes a little now and then has no more time
+        // than one that takes all.
+        let kill = self.inner.kill.clone();
         for event in std::mem::take(&mut self.waiting) {
-            self.sender.send(event).await?;
+            // Cancel-safe: what is dropped here ends the turn.
+            tokio::select! {
+                biased;
+                sent = self.sender.send(event) => sent?,
+                () = kill.cancelled() => return Err(Gone::Stalled),
+                () = tokio::time::sleep_until(self.deadline) => return Err(Gone::Stalled),
+            }
         }
         Ok(())
     }
@@ -346,6 +378,8 @@ impl Pump {
         let retries_before = progress.retries();
         let (retry, answers) = (matches!(event, ThreadEvent::Retrying { .. }), is_answer(&event));
         let fed = match event {
+            // What it says is read when it is done.
+            event if self.plan.request.compacts && is_of_items(&event) => Ok(()),
             ThreadEvent::ItemStarted { kind: ItemKind::Message, item_id, .. } => {
                 progress.started(Kind::Message, &item_id, out);
                 Ok(())
@@ -397,13 +431,14 @@ impl Pump {
                 Ok(())
             }
             ThreadEvent::Retrying { failure, .. } => {
-                info!(response_id = %self.plan.request.response_id, message = %failure.message, "the app-server retries");
-                if let Some(reason) = failure::incomplete(&failure) {
+                let (kind, status) = (&failure.kind, failure.status);
+                info!(response_id = %self.plan.request.response_id, ?kind, status, "the app-server retries");
+                if let Some(reason) = self.incomplete(&failure) {
                     // The next attempt would tell the model so, in words that are not the client's.
-                    progress.ended_early(reason, out);
+                    self.progress.ended_early(reason, out);
                     return Some(End::Cut);
                 }
-                progress.retried();
+                self.progress.retried();
                 self.retries.told(failure);
                 Ok(())
             }
@@ -441,6 +476,11 @@ impl Pump {
         batch.then(|| self.progress.check_complete().map_or_else(End::Stop, |()| End::Calls))
     }
 
+    /// Whether the failure is an answer that was ended early, and why; half a summary is none.
+    fn incomplete(&self, failure: &TurnFailure) -> Option<IncompleteReason> {
+        failure::incomplete(failure).filter(|_| !self.plan.request.compacts)
+    }
+
     /// The app-server has tried again for long enough.
     fn given_up(&self) -> BridgeError {
         match self.retries.last() {
@@ -465,6 +505,10 @@ impl Pump {
 
     async fn completed(&mut self, status: TurnStatus, out: &mut Vec<TurnEvent>) -> End {
         match status {
+            TurnStatus::Completed if self.plan.request.compacts => {
+                self.wait_for_usage().await;
+                self.compacted(out).await
+            }
             TurnStatus::Completed => {
                 self.wait_for_usage().await;
                 self.progress.check_complete().map_or_else(End::Failed, |()| End::Answered)
@@ -479,7 +523,7 @@ impl Pump {
                 {
                     (failure.kind, failure.status) = (last.kind.clone(), last.status);
                 }
-                if let Some(reason) = failure::incomplete(&failure) {
+                if let Some(reason) = self.incomplete(&failure) {
                     self.progress.ended_early(reason, out);
                     return End::Incomplete;
                 }
@@ -496,6 +540,7 @@ impl Pump {
         let until = Instant::now() + self.inner.turn.usage_timeout;
         while self.progress.usage().is_none() {
             match tokio::time::timeout_at(until, self.live.thread.next_event()).await {
+                Ok(event) if self.is_of_another(&event) => {}
                 Ok(ThreadEvent::ResponseCompleted { response_id, usage, .. }) => {
                     self.progress.response_completed(response_id, usage);
                 }
@@ -534,6 +579,8 @@ impl Pump {
             }
         }
         if self.progress.is_answered() {
+            // What it has not told yet may come later, in the middle of another turn.
+            self.live.spoiled = true;
             return End::Answered;
         }
         End::Failed(BridgeError::Upstream {
@@ -567,6 +614,12 @@ fn is_of_message(event: &TurnEvent) -> bool {
         TurnEvent::ItemDone(item) => item.kind() == "message",
         _ => false,
     }
+}
+
+/// Whether the event tells of an item, or of a part of one.
+fn is_of_items(event: &ThreadEvent) -> bool {
+    is_answer(event) && !matches!(event, ThreadEvent::ResponseCompleted { .. } | ThreadEvent::ToolCall { .. })
+        || matches!(event, ThreadEvent::ItemCompleted { .. } | ThreadEvent::OwnCallDone { .. })
 }
 
 /// Whether the event shows that the model answers.

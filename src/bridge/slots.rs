@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
 
 pub use self::scheduler::SlotCounts;
 
@@ -19,7 +20,7 @@ use self::scheduler::{Entered, Refused, Scheduler};
 use super::BridgeError;
 use super::health::SlotHealth;
 use crate::config::AdmissionConfig;
-use crate::model::{KeyId, Priority, TurnRequest};
+use crate::model::{CallTicket, KeyId, Priority, TurnRequest};
 
 /// Hands out slots. When there is no room to wait a request is refused at once.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(super) struct Slots(Arc<Shared>);
 struct Shared {
     scheduler: Mutex<Scheduler>,
     queue_timeout: Duration,
+    /// Counts the calls that have begun.
+    calls: TaskTracker,
 }
 
 /// Who wants a slot.
@@ -38,6 +41,8 @@ pub(super) struct Claim {
     pub(super) priority: Priority,
     /// Most turns of the key at once.
     pub(super) concurrency: Option<usize>,
+    /// A call that has begun is not kept from its end.
+    pub(super) call: CallTicket,
 }
 
 /// The right to run one turn; goes back by drop.
@@ -54,23 +59,42 @@ struct Ticket {
     /// `None` once its slot was taken over.
     claim: Option<Claim>,
     number: u64,
-    granted: oneshot::Receiver<()>,
+    granted: oneshot::Receiver<Result<(), Refused>>,
 }
 
 impl Claim {
     pub(super) fn of(request: &TurnRequest) -> Self {
-        Self { key: request.key.clone(), priority: request.priority, concurrency: request.concurrency }
+        Self {
+            key: request.key.clone(),
+            priority: request.priority,
+            concurrency: request.concurrency,
+            call: request.ticket.clone(),
+        }
     }
 }
 
 impl Slots {
     pub(super) fn new(config: &AdmissionConfig) -> Self {
         let scheduler = Mutex::new(Scheduler::new(config.slots, config.queue));
-        Self(Arc::new(Shared { scheduler, queue_timeout: config.queue_timeout }))
+        Self(Arc::new(Shared { scheduler, queue_timeout: config.queue_timeout, calls: TaskTracker::new() }))
     }
 
     /// Waits for a slot, within the queue's bounds. Cancel-safe: whoever leaves holds nothing.
     pub(super) async fn acquire(&self, claim: Claim) -> Result<Slot, BridgeError> {
+        let until = Instant::now() + self.0.queue_timeout;
+        let call = claim.call.clone();
+        let slot = loop {
+            match self.wait(claim.clone(), until).await {
+                // All had to leave the queue; this one may come back.
+                Err(BridgeError::Draining) if call.has_begun() && !self.0.lock().is_shut() => {}
+                waited => break waited?,
+            }
+        };
+        call.begin(&self.0.calls);
+        Ok(slot)
+    }
+
+    async fn wait(&self, claim: Claim, until: Instant) -> Result<Slot, BridgeError> {
         let entered = self.0.lock().enter(&claim);
         let (number, granted) = match entered {
             Ok(Entered::Granted) => return Ok(self.0.slot(claim.key)),
@@ -78,16 +102,29 @@ impl Slots {
             Err(refused) => return Err(refused.into()),
         };
         let mut ticket = Ticket { shared: Arc::clone(&self.0), claim: Some(claim), number, granted };
-        match timeout(self.0.queue_timeout, &mut ticket.granted).await {
-            Ok(Ok(())) => ticket.take_over(),
+        match timeout_at(until, &mut ticket.granted).await {
+            Ok(Ok(Ok(()))) => ticket.take_over(),
+            // It is in the queue no more.
+            Ok(Ok(Err(refused))) => Err(ticket.refused(refused)),
             Ok(Err(_closed)) => Err(BridgeError::Draining),
             Err(_elapsed) => ticket.give_up(),
         }
     }
 
-    /// Refuses everyone who waits or comes; slots that are held stay held.
+    /// Refuses everyone who waits or comes, but for the further turns of calls that have begun; slots that are held
+    /// stay held.
     pub(super) fn close(&self) {
         self.0.lock().close();
+    }
+
+    /// Refuses those too.
+    pub(super) fn shut(&self) {
+        self.0.lock().shut();
+    }
+
+    /// Calls that have begun and not ended: each has turns that run, or may yet have some.
+    pub(super) fn calls(&self) -> usize {
+        self.0.calls.len()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -116,13 +153,23 @@ impl Ticket {
         Ok(self.shared.slot(claim.key))
     }
 
+    /// Its place went to somebody else: there is nothing to give back.
+    fn refused(mut self, refused: Refused) -> BridgeError {
+        self.claim = None;
+        refused.into()
+    }
+
     /// The wait was too long, unless the slot comes at the last moment.
     fn give_up(mut self) -> Result<Slot, BridgeError> {
         let shared = Arc::clone(&self.shared);
         let mut scheduler = shared.lock();
-        if self.granted.try_recv().is_ok() {
-            drop(scheduler);
-            return self.take_over();
+        match self.granted.try_recv() {
+            Ok(Ok(())) => {
+                drop(scheduler);
+                return self.take_over();
+            }
+            Ok(Err(refused)) => return Err(self.refused(refused)),
+            Err(_) => {}
         }
         let claim = self.claim.take().ok_or(BridgeError::Draining)?;
         Err(scheduler.timed_out(&claim, self.number).into())
@@ -134,10 +181,10 @@ impl Drop for Ticket {
         let Some(claim) = &self.claim else { return };
         let mut scheduler = self.shared.lock();
         // Under the lock: nothing is granted between the look and the leaving.
-        if self.granted.try_recv().is_ok() {
-            scheduler.hand_on(&claim.key);
-        } else {
-            scheduler.leave(claim, self.number);
+        match self.granted.try_recv() {
+            Ok(Ok(())) => scheduler.hand_on(&claim.key),
+            Ok(Err(_)) => {}
+            Err(_) => scheduler.leave(claim, self.number),
         }
     }
 }

@@ -25,8 +25,6 @@ const FOREIGN_WINDOW: u64 = 200_000;
 
 /// How often a connection that changes under the look at its login is looked at.
 const LOOKS: usize = 4;
-/// Up to so many bytes a conversation is read on the async thread: about a millisecond.
-const INLINE_BYTES: usize = 128 * 1024;
 
 /// What a turn is to answer.
 #[derive(Debug)]
@@ -93,17 +91,12 @@ impl Inner {
         connection: &Connection,
         mut plan: Plan,
     ) -> Result<Started, BridgeError> {
+        if plan.request.compacts {
+            return self.start_alone(connection, plan, None, None).await;
+        }
         let current = self.app_server.current();
-        let settings = Settings::of(&plan.request, &plan.model.id);
         let owner = Owner::of(&plan.request, plan.account.as_deref());
-        let claim = Claim {
-            request: &plan.request,
-            previous: plan.previous.as_ref(),
-            settings: &settings,
-            owner: &owner,
-            current: &current,
-        };
-        let mut because = match self.held.claim(claim).await {
+        let mut because = match self.claim(&mut plan, &owner, &current).await {
             Ok(resumption) => match resume(resumption, &plan.request).await {
                 Ok((held, step, input)) => {
                     plan.previous = Some(step);
@@ -119,7 +112,7 @@ impl Inner {
             Err(reason) => reason,
         };
         let trail = self.trail(&mut plan).await?;
-        match self.start_warm(&current, &plan, &owner, trail.as_ref()).await {
+        match self.start_warm(&current, &mut plan, &owner, trail.as_ref()).await {
             Ok((live, turn)) => {
                 plan.note_started(&live, &turn, Route::Live, None);
                 return Ok(Started { live, turn, plan, route: Route::Live });
@@ -135,11 +128,25 @@ impl Inner {
                 }
                 Err(error) => {
                     debug!(response_id = %plan.request.response_id, %error, "not started on a fork");
+                    if matches!(error, BridgeError::ConnectionLost { .. } | BridgeError::Timeout { .. }) {
+                        self.note_maybe_run(&mut plan, &error);
+                    }
                 }
             }
         }
+        self.start_alone(connection, plan, history, because).await
+    }
+
+    /// Starts it on a thread of its own; once more where the app-server is lost meanwhile.
+    async fn start_alone(
+        &self,
+        connection: &Connection,
+        mut plan: Plan,
+        history: Option<History>,
+        because: Option<Rebuilt>,
+    ) -> Result<Started, BridgeError> {
         let (live, turn) = match self.start_fresh(connection, &mut plan, history.clone(), None).await {
-            Err(error @ BridgeError::ConnectionLost { .. }) => {
+            Err(error @ BridgeError::ConnectionLost { .. }) if !plan.rerun => {
                 self.note_rerun(&mut plan, &error);
                 let connection = self.connection_for(&plan).await?;
                 self.start_fresh(&connection, &mut plan, history, None).await?
@@ -151,12 +158,36 @@ impl Inner {
         Ok(Started { live, turn, plan, route })
     }
 
+    /// The held turn that the request's outputs are for, if it can go on with them. One that cannot is given up; then
+    /// why, where there is a word for it.
+    async fn claim(
+        &self,
+        plan: &mut Plan,
+        owner: &Owner,
+        current: &[u64],
+    ) -> Result<Resumption, Option<Rebuilt>> {
+        let settings = Settings::of(&plan.request, &plan.model.id);
+        let claim = Claim { request: &plan.request, settings: &settings, owner, current };
+        let claimed = self.held.take(claim)?;
+        let question = claimed.question(&plan.request, plan.previous.as_ref());
+        let answered = self.with_input(plan, question.bytes(), move |input| question.answers(input)).await;
+        claimed.resume(answered.ok().flatten()).await
+    }
+
     /// The plan's turn was lost with the app-server and is run again: for the trace and the counter.
     pub(super) fn note_rerun(&self, plan: &mut Plan, error: &BridgeError) {
         info!(response_id = %plan.request.response_id, %error, "running the turn again");
         plan.rerun = true;
         self.reruns.fetch_add(1, Ordering::Relaxed);
         plan.request.trace.note(|trace| trace.reruns += 1);
+    }
+
+    /// A start that was never answered may run all the same: what is started in its place is the one more run that
+    /// a call has.
+    fn note_maybe_run(&self, plan: &mut Plan, error: &BridgeError) {
+        if !plan.rerun {
+            self.note_rerun(plan, error);
+        }
     }
 
     /// Starts it on a fresh thread, once more.
@@ -211,15 +242,17 @@ impl Inner {
     async fn start_warm(
         &self,
         current: &[u64],
-        plan: &Plan,
+        plan: &mut Plan,
         owner: &Owner,
         trail: Option<&Trail>,
     ) -> Result<(LiveThread, TurnId), Option<Rebuilt>> {
         let request = &plan.request;
         let shape = Shape::of(request, &plan.model.id);
         let wanted = Wanted { shape: &shape, raw: !templates::tells_all(request), current };
+        let compacted = request.input.iter().rposition(Item::is_compaction);
         let (mut live, said) = match &request.previous {
             Some(_) if plan.other_account => return Err(Some(Rebuilt::OtherAccount)),
+            Some(_) if compacted.is_some() => return Err(Some(Rebuilt::Compacted)),
             Some(tip) => (self.threads.take_warm(tip, owner, request.instructions.as_deref(), &wanted)?, 0),
             None => {
                 let found = trail.and_then(|trail| self.threads.take_said(trail, owner, &wanted));
@@ -227,6 +260,10 @@ impl Inner {
                 (live, said.saturating_sub(usize::from(request.instructions.is_some())))
             }
         };
+        // What the thread has said before it is no more in force.
+        if compacted.is_some_and(|at| at >= said) {
+            return Err(None);
+        }
         let rest = &request.input[said..];
         let options = turn_options(request);
         live.instructions.clone_from(&request.instructions);
@@ -238,6 +275,9 @@ impl Inner {
             // The thread or its connection has gone in between: the transcript has it all.
             Err(error) => {
                 debug!(response_id = %request.response_id, %error, "warm thread lost, rebuilding");
+                if matches!(error, AppServerError::Disconnected(_) | AppServerError::Timeout { .. }) {
+                    self.note_maybe_run(plan, &failure::of_request(error));
+                }
                 Err(Some(Rebuilt::Lost))
             }
         }
@@ -261,12 +301,10 @@ impl Inner {
         work: impl FnOnce(&[Item]) -> T + Send + 'static,
     ) -> Result<T, BridgeError> {
         let input = &mut plan.request.input;
-        if more + input.iter().map(Item::weight).sum::<usize>() <= INLINE_BYTES {
-            return Ok(work(input));
-        }
+        let bytes = more + input.iter().map(Item::weight).sum::<usize>();
         let shared = Arc::new(std::mem::take(input));
         let lent = Arc::clone(&shared);
-        let result = self.tasks.blocking(move || work(&lent)).await;
+        let result = self.tasks.on_bytes(bytes, move || work(&lent)).await;
         // Back even where the work broke off: there may be another way to start.
         plan.request.input = Arc::unwrap_or_clone(shared);
         result.ok_or(BridgeError::Interrupted)
@@ -281,6 +319,9 @@ impl Inner {
         history: Option<History>,
         template: Option<&Template>,
     ) -> Result<(LiveThread, TurnId), BridgeError> {
+        if plan.request.compacts {
+            return self.start_compaction(connection, plan).await;
+        }
         let (previous, instructions) = (plan.previous.clone(), instructions(&plan.request));
         let (affinity, templated) = (self.affinity, template.map_or(0, |template| template.items));
         let before = previous.as_ref().map_or(0, |step| step.bytes());
@@ -303,7 +344,10 @@ impl Inner {
             match thread.start_turn(&items, &options).await {
                 Ok(turn) => {
                     let instructions = request.instructions.clone();
-                    return Ok((LiveThread { thread, shape, instructions, history }, turn));
+                    return Ok((
+                        LiveThread { thread, _disk: None, shape, instructions, history, spoiled: false },
+                        turn,
+                    ));
                 }
                 // The items were turned away and the turn was not: that thread is spoiled, another one is not.
                 Err(error @ AppServerError::Overloaded { .. }) if !retried => {
@@ -390,14 +434,19 @@ async fn resume(
     request: &TurnRequest,
 ) -> Result<(HeldTurn, Arc<Step>, Vec<Item>), AppServerError> {
     let Resumption { mut held, calls, mut answers, step, input } = resumption;
-    let mut extras = answers.extras.clone();
-    extras.extend(tools::demand(request));
-    held.live.thread.inject(&extras).await?;
+    let mut ready = Vec::with_capacity(calls.len());
     for call in &calls {
         let reply = held.replies.iter().find(|(id, _)| id == call);
         if let (Some((_, reply)), Some(content)) = (reply, answers.take(call)) {
-            reply.answer(content).await?;
+            // All of them before the first is sent: half the answers would let a turn go on that is made anew.
+            ready.push((reply, reply.prepare(&content)?));
         }
+    }
+    let mut extras = answers.extras.clone();
+    extras.extend(tools::demand(request));
+    held.live.thread.inject(&extras).await?;
+    for (reply, answer) in ready {
+        reply.send(answer).await?;
     }
     held.replies.clear();
     held.live.said(&input);
@@ -406,6 +455,9 @@ async fn resume(
 
 /// By what name the session goes upstream: one that the app-server does not keep for itself.
 const SESSION_NAME: &str = "client_session_id";
+/// And what the request's metadata calls so, where the session has another name.
+const OWN_SESSION_NAME: &str = "client_metadata_session_id";
+
 /// The item that the request's instructions go in as, before all others.
 pub(super) fn instructions(request: &TurnRequest) -> Option<Item> {
     request.instructions.as_ref().map(|text| Item::input_text("developer", text))
@@ -413,7 +465,11 @@ pub(super) fn instructions(request: &TurnRequest) -> Option<Item> {
 
 pub(super) fn turn_options(request: &TurnRequest) -> TurnOptions {
     let mut client_metadata = request.client_metadata.clone();
-    client_metadata.insert(SESSION_NAME.into(), request.session.id().to_string());
+    let session = request.session.id().to_string();
+    let own = client_metadata.insert(SESSION_NAME.into(), session.clone());
+    if let Some(own) = own.filter(|own| *own != session) {
+        client_metadata.insert(OWN_SESSION_NAME.into(), own);
+    }
     TurnOptions {
         effort: request.effort.clone(),
         summary: request.summary.clone(),

@@ -2,7 +2,8 @@
 //! each call. All forks have their template's prompt cache key, where threads of their own would have one each
 //! and never meet in the provider's cache.
 //!
-//! A prefix is worth a template from its second use on. Templates are few, expire, and are deleted: the
+//! A prefix is the shortest beginning that is long enough, so that what differs after it does not matter. It is worth
+//! a template from its second use on. Templates are few, expire, and are deleted: the
 //! file holds the client's words. One is made by a task of its own, while the calls that want it wait.
 
 use std::collections::HashMap;
@@ -25,8 +26,12 @@ use crate::model::{Item, Retention, ThreadId, TurnRequest};
 const PREFIXES: usize = 256;
 /// A template that was used within this is not given up for another.
 const BUSY: Duration = Duration::from_secs(60);
-/// How long a call waits for a template that is being made; then it goes without.
+/// For so long from its beginning calls wait for a template that is being made; then they go without.
 const MAKING: Duration = Duration::from_secs(5);
+/// How long after a failure a template is made again.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Parts that are no text.
+const MEDIA: &[&str] = &["input_image", "input_audio", "input_file"];
 /// The estimate of the app-server's own.
 const BYTES_PER_TOKEN: usize = 4;
 
@@ -78,8 +83,8 @@ struct Entry {
 enum State {
     /// Used once.
     Seen,
-    /// Made, or being made.
-    Wanted(watch::Receiver<Made>),
+    /// Made, or being made since then.
+    Wanted(watch::Receiver<Made>, Instant),
 }
 
 /// What has become of a template.
@@ -87,7 +92,19 @@ enum State {
 enum Made {
     NotYet,
     Ready(ThreadId),
-    Failed,
+    /// And when.
+    Failed(Instant),
+}
+
+/// A use of a prefix that has a template.
+#[derive(Debug)]
+struct Use {
+    /// As it is, or will be.
+    made: watch::Receiver<Made>,
+    /// Until when it is waited for.
+    until: Instant,
+    /// What has to be told of it, where it is to be made now.
+    tell: Option<watch::Sender<Made>>,
 }
 
 impl Templates {
@@ -96,24 +113,28 @@ impl Templates {
         Self { known: Mutex::default(), limit, tokens, ttl }
     }
 
-    /// What of the plan others may share: the developer items at its beginning, where they are long and the
-    /// call is a one-shot that a fork can tell everything of.
+    /// What of the plan others may share: its first items, up to the one with which they are long, where the call is a
+    /// one-shot that a fork can tell everything of. Messages of texts alone: what else there may be is not put on disk.
     pub(super) fn prefix(&self, plan: &Plan) -> Option<Prefix> {
         let request = &plan.request;
         if self.limit == 0 || plan.previous.is_some() || !tells_all(request) {
             return None;
         }
-        let is_said_to_model =
-            |item: &Item, role: &str| item.kind() == "message" && item.str("role") == Some(role);
-        let leading = request.input.iter().take_while(|item| is_said_to_model(item, "developer"));
-        let items: Vec<Item> = instructions(request).into_iter().chain(leading.cloned()).collect();
-        let rest = &request.input[items.len() - usize::from(request.instructions.is_some())..];
-        let one_shot =
-            rest.iter().all(|item| is_said_to_model(item, "user") || is_said_to_model(item, "developer"));
-        let long = items.iter().map(Item::weight).sum::<usize>() / BYTES_PER_TOKEN >= self.tokens;
-        if items.is_empty() || rest.is_empty() || !one_shot || !long {
+        let is_asked =
+            |item: &Item| item.kind() == "message" && matches!(item.str("role"), Some("developer" | "user"));
+        if !request.input.iter().all(is_asked) {
             return None;
         }
+        let instructions = instructions(request);
+        let mut rest = instructions.iter().chain(&request.input).peekable();
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while items.is_empty() || bytes / BYTES_PER_TOKEN < self.tokens {
+            let item = rest.next().filter(|item| !MEDIA.iter().any(|kind| item.has_part(kind)))?;
+            bytes += item.weight();
+            items.push(item.clone());
+        }
+        // Something must be left to ask.
+        rest.peek()?;
         let (key, account) = (request.key.as_str(), &plan.account);
         let (model, cache_key) = (&plan.model.id, &request.prompt_cache_key);
         let shared = (key, account, model, &request.verbosity, cache_key, &items);
@@ -132,9 +153,8 @@ impl Templates {
         self.lock().prefixes.values().filter(|entry| entry.is_template()).count()
     }
 
-    /// Notes the use of a prefix. Gives its template, as it is or will be, and what has to be told of it where
-    /// it is to be made now.
-    fn used(&self, key: Key) -> Option<(watch::Receiver<Made>, Option<watch::Sender<Made>>)> {
+    /// Notes the use of a prefix. `None` where it has no template now.
+    fn used(&self, key: Key) -> Option<Use> {
         let known = &mut *self.lock();
         let now = Instant::now();
         let entry = known.prefixes.get_mut(&key).filter(|entry| entry.last_used.elapsed() < self.ttl);
@@ -144,23 +164,21 @@ impl Templates {
             known.prefixes.insert(key, Entry { last_used: now, state: State::Seen });
             return None;
         };
-        if let State::Wanted(made) = &entry.state {
-            // One that failed is tried again once it has expired.
-            if entry.is_template() {
-                entry.last_used = now;
-            }
-            return Some((made.clone(), None));
-        }
         entry.last_used = now;
+        match entry.standing() {
+            Standing::Seen => {}
+            Standing::Absent => return None,
+            Standing::There(made, until) => return Some(Use { made, until, tell: None }),
+        }
         let templates = known.prefixes.values().filter(|entry| entry.is_template()).count();
         let full = templates >= self.limit;
         if full && !known.make_room(0, |entry| entry.is_template() && entry.last_used.elapsed() >= BUSY) {
             return None;
         }
         let (tell, made) = watch::channel(Made::NotYet);
-        let state = State::Wanted(made.clone());
+        let state = State::Wanted(made.clone(), now);
         known.prefixes.insert(key, Entry { last_used: now, state });
-        Some((made, Some(tell)))
+        Some(Use { made, until: now + MAKING, tell: Some(tell) })
     }
 
     /// The template that a use would get; [`UNMADE`] where it is still to be made. `None` where there is
@@ -169,8 +187,10 @@ impl Templates {
         let known = self.lock();
         let entry = known.prefixes.get(&key).filter(|entry| entry.last_used.elapsed() < self.ttl)?;
         let unmade = || ThreadId::new(UNMADE);
-        if let State::Wanted(_) = entry.state {
-            return entry.is_template().then(|| entry.thread().unwrap_or_else(unmade));
+        match entry.standing() {
+            Standing::Seen => {}
+            Standing::Absent => return None,
+            Standing::There(..) => return Some(entry.thread().unwrap_or_else(unmade)),
         }
         let templates = || known.prefixes.values().filter(|entry| entry.is_template());
         let room = templates().count() < self.limit;
@@ -234,16 +254,37 @@ impl Known {
     }
 }
 
+/// What a prefix is to whoever uses it now.
+enum Standing {
+    /// It was used before, and its template is to be made.
+    Seen,
+    /// There is no template for it now.
+    Absent,
+    /// It has one, which is waited for until then.
+    There(watch::Receiver<Made>, Instant),
+}
+
 impl Entry {
+    fn standing(&self) -> Standing {
+        let State::Wanted(made, since) = &self.state else { return Standing::Seen };
+        match &*made.borrow() {
+            Made::Failed(at) if at.elapsed() >= AGAIN => Standing::Seen,
+            Made::Failed(_) => Standing::Absent,
+            // Whoever comes now would wait for what is stuck.
+            Made::NotYet if since.elapsed() >= MAKING => Standing::Absent,
+            Made::NotYet | Made::Ready(_) => Standing::There(made.clone(), *since + MAKING),
+        }
+    }
+
     fn is_template(&self) -> bool {
-        matches!(&self.state, State::Wanted(made) if *made.borrow() != Made::Failed)
+        matches!(&self.state, State::Wanted(made, _) if !matches!(*made.borrow(), Made::Failed(_)))
     }
 
     fn thread(&self) -> Option<ThreadId> {
         match &self.state {
-            State::Wanted(made) => match &*made.borrow() {
+            State::Wanted(made, _) => match &*made.borrow() {
                 Made::Ready(thread) => Some(thread.clone()),
-                Made::NotYet | Made::Failed => None,
+                Made::NotYet | Made::Failed(_) => None,
             },
             State::Seen => None,
         }
@@ -258,16 +299,16 @@ impl Inner {
         }
         let Prefix { key, items } = self.templates.prefix(plan)?;
         let count = items.len();
-        let (mut made, to_make) = self.templates.used(key)?;
-        if let Some(tell) = to_make {
+        let Use { mut made, until, tell } = self.templates.used(key)?;
+        if let Some(tell) = tell {
             let (inner, shape) = (Arc::clone(self), Shape::of(&plan.request, &plan.model.id));
             let prefix = Prefix { key, items };
             self.tasks.spawn("template", async move { inner.make_template(&shape, &prefix, &tell).await });
         }
         let ready = made.wait_for(|made| *made != Made::NotYet);
-        match tokio::time::timeout(MAKING, ready).await.ok()?.ok()?.clone() {
+        match tokio::time::timeout_at(until, ready).await.ok()?.ok()?.clone() {
             Made::Ready(thread) => Some(Template { thread, items: count }),
-            Made::NotYet | Made::Failed => None,
+            Made::NotYet | Made::Failed(_) => None,
         }
     }
 
@@ -291,7 +332,7 @@ impl Inner {
             }
             Err(error) => {
                 info!(%error, "a template could not be made");
-                tell.send_replace(Made::Failed);
+                tell.send_replace(Made::Failed(Instant::now()));
             }
         }
     }
@@ -322,4 +363,39 @@ pub(super) fn tells_all(request: &TurnRequest) -> bool {
         && !request.image_generation
         && request.retention != Retention::Stored
         && !request.encrypted_reasoning
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_could_not_be_made_is_made_again_after_a_while() {
+        let templates = Templates::new(&ContinuationConfig::default());
+        let key = [1; 32];
+        assert!(templates.used(key).is_none(), "the first use");
+        let tell = templates.used(key).unwrap().tell.unwrap();
+        tell.send_replace(Made::Failed(Instant::now()));
+        assert!(templates.used(key).is_none() && templates.would_use(key).is_none());
+        tokio::time::advance(AGAIN).await;
+        assert_eq!(templates.would_use(key), Some(ThreadId::new(UNMADE)));
+        assert!(templates.used(key).unwrap().tell.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_takes_long_to_make_is_waited_for_by_the_first_alone() {
+        let templates = Templates::new(&ContinuationConfig::default());
+        let key = [1; 32];
+        templates.used(key);
+        let tell = templates.used(key).unwrap().tell.unwrap();
+        tokio::time::advance(MAKING / 2).await;
+        let second = templates.used(key).unwrap();
+        assert!(second.tell.is_none());
+        assert_eq!(second.until, Instant::now() + MAKING / 2);
+        tokio::time::advance(MAKING / 2).await;
+        assert!(templates.used(key).is_none());
+        // Ready at last, it is used.
+        tell.send_replace(Made::Ready(ThreadId::new("t")));
+        assert!(templates.used(key).is_some());
+    }
 }

@@ -3,6 +3,7 @@
 mod admission;
 mod affinity;
 mod continuation;
+mod drain;
 mod dry_run;
 mod limits;
 mod reruns;

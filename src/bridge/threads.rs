@@ -8,13 +8,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use super::affinity::{History, Trail};
+use super::compaction::OnDisk;
 use super::tools::Tools;
 use crate::app_server::Thread;
 use crate::config::ContinuationConfig;
 use crate::model::{Item, KeyId, Rebuilt, ResponseId, SessionId, ThreadId, TurnRequest, WebSearch};
 
-/// What belongs to a thread from its start and cannot change along it; the model could, but the app-server may tell
-/// it so in words of its own.
+/// What belongs to a thread from its start and cannot change along it. The model could, under the lean catalogue; but
+/// with some of its changes the app-server tells the model so, in a `<model_instructions>` message of its own, which a
+/// rebuilt conversation would not have. So a change of the model is a rebuild: both give the model the same items.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     /// Catalogue id.
@@ -56,11 +58,15 @@ impl Shape {
 #[derive(Debug)]
 pub(super) struct LiveThread {
     pub(super) thread: Thread,
+    /// After the thread: what is let go can be deleted.
+    pub(super) _disk: Option<OnDisk>,
     pub(super) shape: Shape,
     /// The first developer item, as injected.
     pub(super) instructions: Option<String>,
     /// All it has said; `None` where nobody would look for it.
     pub(super) history: Option<History>,
+    /// It holds something that is no part of the conversation.
+    pub(super) spoiled: bool,
 }
 
 impl LiveThread {
@@ -305,8 +311,14 @@ impl Threads {
     /// A thread of `shape` started ahead: on the connection of `generation`, which has the least to do, else on
     /// another of the `current` ones.
     pub(super) fn take_spare(&self, shape: &Shape, generation: u64, current: &[u64]) -> Option<Thread> {
-        let mut idle = self.lock();
         let limit = self.config.spare_threads;
+        if limit == 0 {
+            return None;
+        }
+        let mut idle = self.lock();
+        if !idle.spares.contains_key(shape) {
+            idle.forget_shapes(SHAPES - 1);
+        }
         let spares = idle.spares.entry(shape.clone()).or_insert_with(|| Spares {
             ready: Vec::new(),
             starting: 0,
@@ -351,7 +363,8 @@ impl Threads {
 
     /// Lets go of what has expired or belongs to a connection that is none of the `current` generations'.
     pub(super) fn sweep(&self, current: &[u64]) {
-        let Idle { warm, spares } = &mut *self.lock();
+        let idle = &mut *self.lock();
+        let Idle { warm, spares } = idle;
         let lasts =
             |thread: &Thread, since: &Instant, ttl| since.elapsed() < ttl && is_current(thread, current);
         warm.retain(|(warm, since)| lasts(&warm.live.thread, since, self.config.warm_ttl));
@@ -359,11 +372,6 @@ impl Threads {
             spares.ready.retain(|(thread, since)| lasts(thread, since, self.config.spare_ttl));
         }
         spares.retain(|_, spares| spares.starting > 0 || spares.last_used.elapsed() < self.config.spare_ttl);
-        while spares.len() > SHAPES {
-            let oldest = spares.iter().min_by_key(|(_, spares)| spares.last_used);
-            let Some(shape) = oldest.map(|(shape, _)| shape.clone()) else { break };
-            spares.remove(&shape);
-        }
     }
 
     /// Lets go of every idle thread.
@@ -399,6 +407,15 @@ impl Idle {
         self.warm.iter().enumerate().filter_map(|(at, (warm, _))| Some((said(warm)?, at))).max()
     }
 
+    /// Forgets the least recently used shapes until there are no more than `most`.
+    fn forget_shapes(&mut self, most: usize) {
+        while self.spares.len() > most {
+            let oldest = self.spares.iter().min_by_key(|(_, spares)| spares.last_used);
+            let Some(shape) = oldest.map(|(shape, _)| shape.clone()) else { return };
+            self.spares.remove(&shape);
+        }
+    }
+
     /// Makes room for a spare of `shape`: the least recently used other shape gives one up.
     fn evict_spare_of_another(&mut self, shape: &Shape) -> bool {
         let other =
@@ -417,4 +434,29 @@ fn is_current(thread: &Thread, current: &[u64]) -> bool {
 
 fn one_shots(warm: &[(Warm, Instant)]) -> usize {
     warm.iter().filter(|(kept, _)| kept.rank == Rank::OneShot).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::tests::ask;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_shapes_are_remembered() {
+        let of = |spare_threads| {
+            Threads::new(ContinuationConfig { spare_threads, ..ContinuationConfig::default() })
+        };
+        for (limit, expected) in [(0, 0), (1, SHAPES)] {
+            let threads = of(limit);
+            for n in 0..3 * SHAPES {
+                let shape = Shape::of(&ask("a"), &format!("model-{n}"));
+                assert!(threads.take_spare(&shape, 1, &[1]).is_none());
+                tokio::time::advance(std::time::Duration::from_millis(1)).await;
+            }
+            let idle = threads.lock();
+            assert_eq!(idle.spares.len(), expected);
+            let last = Shape::of(&ask("a"), &format!("model-{}", 3 * SHAPES - 1));
+            assert_eq!(idle.spares.contains_key(&last), limit > 0);
+        }
+    }
 }

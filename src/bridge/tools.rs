@@ -15,6 +15,7 @@ use jsonschema::Validator;
 use regex::Regex;
 use serde_json::{Value, json};
 
+use super::compaction::in_force;
 use super::references::is_bare_reasoning;
 use crate::model::{
     Item, Rebuilt, Strict, Tool, ToolChoice, ToolInput, ToolName, TurnRequest, WebSearch, grammar,
@@ -162,7 +163,7 @@ pub(super) fn chosen(request: &TurnRequest) -> impl Iterator<Item = &Tool> {
 
 /// The items as the app-server is to have them.
 pub(super) fn upstream_items<'a>(items: impl IntoIterator<Item = &'a Item>) -> Vec<Item> {
-    items.into_iter().filter(|item| !is_bare_reasoning(item)).map(upstream_item).collect()
+    in_force(items).into_iter().filter(|item| !is_bare_reasoning(item)).map(upstream_item).collect()
 }
 
 /// What a forced call is asked for with, as the last thing the model reads; no part of the conversation.
@@ -194,6 +195,9 @@ fn called(item: &Item) -> Option<ToolName> {
 }
 
 fn upstream_item(item: &Item) -> Item {
+    if let Some(summary) = item.summary() {
+        return summary;
+    }
     let item = match called(item) {
         Some(name) => renamed(item, &names::upstream(&name)),
         None => item.clone(),

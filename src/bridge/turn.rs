@@ -118,7 +118,7 @@ impl TurnSender {
     pub(super) async fn send(&self, event: TurnEvent) -> Result<(), Gone> {
         let mut waited_for = None;
         loop {
-            if self.queue.abandoned.is_cancelled() {
+            if self.is_abandoned() {
                 return Err(Gone::Left);
             }
             let drained = self.queue.drained.notified();
@@ -146,6 +146,11 @@ impl TurnSender {
     /// Ends once the client has left.
     pub(super) async fn abandoned(&self) {
         self.queue.abandoned.cancelled().await;
+    }
+
+    /// Whether the client has left.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.queue.abandoned.is_cancelled()
     }
 
     /// Whether nothing has been told to a client that could not be taken back.

@@ -75,6 +75,11 @@ async fn probes_are_bounded_and_all_of_them_close_it() {
     pass(OPEN).await;
     let (first, second) = (breaker.admit().unwrap(), breaker.admit().unwrap());
     assert_eq!((state(&breaker), refused(&breaker)), ("half_open", Some(Duration::from_secs(1))));
+    // They take at least as long again as they have taken.
+    pass(Duration::from_secs(7)).await;
+    assert_eq!(refused(&breaker), Some(Duration::from_secs(7)));
+    pass(OPEN).await;
+    assert_eq!(refused(&breaker), Some(OPEN));
     first.succeeded();
     assert_eq!((state(&breaker), refused(&breaker).is_some()), ("half_open", true));
     second.succeeded();

@@ -1,22 +1,30 @@
-//! The store behind a time limit: one that is down or slow is left alone for a while, so that no call waits for
-//! it twice. One that can be read and takes nothing new is read on. Each outage is told once, here.
+//! The store behind a time limit: one that is down or answers nothing is left alone for a while, so that no call
+//! waits for it twice. A question that takes too long fails alone where the store answers others. One that can be
+//! read and takes nothing new is read on. Each outage is told once, here.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use crate::model::ResponseId;
 use crate::store::{Lookup, ResponseStore, StoreError, StoredResponse};
+use crate::tasks::Tasks;
 
 /// How long a store that failed is left alone; then one call tries again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// No response has this id: to ask for it costs a store next to nothing.
+const NOBODY: &str = "nobody";
 
 /// The way to the store.
 #[derive(Debug)]
 pub(super) struct Gate {
     store: Arc<dyn ResponseStore>,
     limit: Duration,
+    tasks: Tasks,
     /// `None` while the store works. Never held across an await.
     outage: Mutex<Option<Outage>>,
     /// Why nothing is put, and since when; `None` while the store takes responses. Never held across an await.
@@ -31,8 +39,8 @@ struct Outage {
 }
 
 impl Gate {
-    pub(super) fn new(store: Arc<dyn ResponseStore>, limit: Duration) -> Self {
-        Self { store, limit, outage: Mutex::default(), refusal: Mutex::default() }
+    pub(super) fn new(store: Arc<dyn ResponseStore>, limit: Duration, tasks: &Tasks) -> Self {
+        Self { store, limit, tasks: tasks.clone(), outage: Mutex::default(), refusal: Mutex::default() }
     }
 
     pub(super) fn durability(&self) -> &'static str {
@@ -70,7 +78,10 @@ impl Gate {
                 let since = refusal.as_ref().map_or_else(Instant::now, |(_, since)| *since);
                 *refusal = Some((reason.clone(), since));
             }
-            Err(StoreError::Unavailable { .. } | StoreError::Unreadable { .. }) => {}
+            // A chain that is too large says nothing of others.
+            Err(
+                StoreError::Unavailable { .. } | StoreError::Unreadable { .. } | StoreError::TooLarge { .. },
+            ) => {}
         }
         put
     }
@@ -78,7 +89,7 @@ impl Gate {
     /// Asks the store, unless it has just failed.
     pub(super) async fn ask<'a, T>(
         &'a self,
-        question: impl FnOnce(&'a dyn ResponseStore) -> futures_util::future::BoxFuture<'a, Result<T, StoreError>>,
+        question: impl FnOnce(&'a dyn ResponseStore) -> BoxFuture<'a, Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         if let Some(outage) = &mut *lock(&self.outage) {
             let now = Instant::now();
@@ -87,14 +98,54 @@ impl Gate {
             }
             outage.try_at = now + self.limit.max(PAUSE);
         }
-        let answer = tokio::time::timeout(self.limit, question(&*self.store)).await.unwrap_or_else(|_| {
-            Err(StoreError::Unavailable { reason: format!("no answer within {:?}", self.limit) })
-        });
-        match &answer {
-            Err(StoreError::Unavailable { reason }) => self.failed(reason),
-            Ok(_) | Err(StoreError::Unreadable { .. } | StoreError::Refused { .. }) => self.worked(),
+        match self.within_limit(question(&*self.store)).await {
+            Ok(answer) => {
+                match &answer {
+                    Err(StoreError::Unavailable { reason }) => self.failed(reason),
+                    _ => self.worked(),
+                }
+                answer
+            }
+            Err(answers_others) => {
+                let reason = format!("no answer within {:?}", self.limit);
+                if answers_others {
+                    debug!(reason, "the response store answers other questions");
+                    self.worked();
+                } else {
+                    self.failed(&reason);
+                }
+                Err(StoreError::Unavailable { reason })
+            }
         }
-        answer
+    }
+
+    /// The answer; without one in time, whether the store has answered another question meanwhile, which is asked
+    /// once half of the time is gone.
+    async fn within_limit<T>(
+        &self,
+        mut question: BoxFuture<'_, Result<T, StoreError>>,
+    ) -> Result<Result<T, StoreError>, bool> {
+        let until = Instant::now() + self.limit;
+        if let Ok(answer) = tokio::time::timeout(self.limit / 2, &mut question).await {
+            return Ok(answer);
+        }
+        let mut probed = self.probe();
+        tokio::time::timeout_at(until, question).await.map_err(|_| probed.try_recv() == Ok(true))
+    }
+
+    /// Whether the store answers. Asked to the end, whoever still wants to know: to some stores a call that is given
+    /// up is the end of a connection.
+    fn probe(&self) -> oneshot::Receiver<bool> {
+        let (tell, told) = oneshot::channel();
+        let (store, limit) = (Arc::clone(&self.store), self.limit);
+        self.tasks.spawn("store probe", async move {
+            let nobody = ResponseId::new(NOBODY);
+            let touched = tokio::time::timeout(limit, store.touch(&nobody, SystemTime::now())).await;
+            let answered = !matches!(touched, Err(_) | Ok(Err(StoreError::Unavailable { .. })));
+            // Nobody may wait for it any more.
+            let _ = tell.send(answered);
+        });
+        told
     }
 
     fn failed(&self, reason: &str) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -30,6 +30,15 @@ struct Entry {
     /// `None` once it was deleted.
     record: Option<Record>,
     last_used: Instant,
+    /// The same by the clock on the wall, which the store goes by too: the other one stands while the machine sleeps.
+    used_at: SystemTime,
+}
+
+impl Entry {
+    /// Whether its time is up by either clock.
+    fn is_over(&self, ttl: Duration) -> bool {
+        self.last_used.elapsed() >= ttl || self.used_at.elapsed().is_ok_and(|unused| unused >= ttl)
+    }
 }
 
 /// The recent records. Past its limits the least recently used goes.
@@ -70,7 +79,12 @@ impl Recent {
             return false;
         }
         record.step.count(&self.gauge);
-        let entry = Entry { key: record.key.clone(), record: Some(record), last_used: Instant::now() };
+        let entry = Entry {
+            key: record.key.clone(),
+            record: Some(record),
+            last_used: Instant::now(),
+            used_at: SystemTime::now(),
+        };
         let mut gone = Vec::new();
         let mut kept = self.lock();
         gone.extend(kept.remove(&id));
@@ -96,7 +110,7 @@ impl Recent {
         }
         let record = entry.record.clone().ok_or(Miss::Deleted)?;
         let stored = record.step.is_stored();
-        if entry.last_used.elapsed() >= self.ttl {
+        if entry.is_over(self.ttl) {
             if stored {
                 kept.remove(id);
             }
@@ -125,6 +139,11 @@ impl Recent {
         // For what continues it at this moment.
         record.step.set_lost();
         Ok(())
+    }
+
+    /// Whether it was deleted, and is remembered so.
+    pub(super) fn is_deleted(&self, id: &ResponseId) -> bool {
+        self.lock().entries.get(id).is_some_and(|entry| entry.record.is_none())
     }
 
     /// Forgets what is past its time, in batches, so that no request waits for a whole sweep.
@@ -178,7 +197,7 @@ impl Kept {
     fn touch(&mut self, id: &ResponseId) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         self.order.remove(&(entry.last_used, id.clone()));
-        entry.last_used = Instant::now();
+        (entry.last_used, entry.used_at) = (Instant::now(), SystemTime::now());
         self.order.insert((entry.last_used, id.clone()));
     }
 }
@@ -244,6 +263,28 @@ mod tests {
         assert_eq!(registry.sweep(), 1);
         assert_eq!(miss("1", "k"), Some(Miss::Unknown));
         assert_eq!(registry.size(), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_the_machine_slept_through_counts() {
+        let registry = registry(100, 1 << 20);
+        let stored = record("k", None, &["a"]);
+        stored.step.set_stored(&id("1"));
+        registry.insert(id("1"), stored);
+        registry.insert(id("2"), record("k", None, &["a"]));
+        let sleep = |for_how_long| {
+            let mut kept = registry.lock();
+            kept.entries.values_mut().for_each(|entry| entry.used_at -= for_how_long);
+        };
+        let miss = |name: &str| registry.find(&id(name), &KeyId::new("k")).err();
+        sleep(Duration::from_secs(50));
+        assert_eq!((miss("1"), miss("2")), (None, None));
+        // Used just now.
+        sleep(Duration::from_secs(50));
+        assert_eq!((miss("1"), miss("2")), (None, None));
+        sleep(Duration::from_secs(60));
+        assert_eq!((miss("1"), miss("2")), (Some(Miss::Unknown), Some(Miss::Expired)));
+        assert_eq!(registry.size().0, 1);
     }
 
     #[tokio::test(start_paused = true)]

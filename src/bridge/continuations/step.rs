@@ -131,6 +131,12 @@ impl Step {
         steps.iter().rev().flat_map(|step| step.items.unpack()).collect()
     }
 
+    /// About how many bytes those take.
+    pub(super) fn bytes_since(&self, stem: Option<&Self>) -> usize {
+        let before = self.previous.as_ref().map_or(0, |step| step.bytes);
+        before.saturating_sub(stem.map_or(0, |stem| stem.bytes))
+    }
+
     /// Counts this step and those before it.
     pub(super) fn count(&self, gauge: &Gauge) {
         for step in self.backwards() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{End, Pump, progress, retries, stop};
 use crate::bridge::continuations::Step;
@@ -13,15 +13,15 @@ use crate::bridge::start::start_timed_out;
 use crate::bridge::threads::{Owner, Rank, Warm};
 use crate::bridge::tools::{self, Settings};
 use crate::bridge::turn::Gone;
-use crate::bridge::{BridgeError, counted};
-use crate::model::{Ended, Item, Kept, Outcome, Retention, Route, ToolChoice};
+use crate::bridge::{Bridge, BridgeError, counted};
+use crate::model::{Ended, Item, Kept, Outcome, Retention, Route, ToolChoice, TurnEvent};
 use crate::store::StoredResponse;
 
 impl Pump {
     /// Records the answer, tells it, and keeps the thread for what may follow: in this order, so that a
     /// client can continue the moment it has the answer.
     pub(super) async fn answered(mut self) {
-        let kept = self.record(self.step()).await;
+        let kept = self.record().await;
         self.note_ended(Ended::Answered);
         self.live.said(self.progress.history());
         // One that nobody can name is found by its history, where that is kept.
@@ -29,7 +29,14 @@ impl Pump {
         let let_go = if findable && !self.is_spoiled() {
             let (rank, request) = (self.rank(), self.plan.request);
             let owner = Owner::of(&request, self.plan.account.as_deref());
-            self.inner.threads.keep_warm(Warm { tip: request.response_id, owner, rank, live: self.live })
+            let tip = request.response_id;
+            let no_room =
+                self.inner.threads.keep_warm(Warm { tip: tip.clone(), owner, rank, live: self.live });
+            // The deletion that came before it has not found it.
+            if self.inner.continuations.is_deleted(&tip) {
+                self.inner.threads.forget(&tip);
+            }
+            no_room
         } else {
             Some(self.live)
         };
@@ -39,19 +46,42 @@ impl Pump {
         drop(let_go);
     }
 
+    /// The conversation is compacted: what takes its place is the answer.
+    pub(super) async fn compacted(&mut self, out: &mut Vec<TurnEvent>) -> End {
+        self.count_usage().await;
+        match self.inner.compacted(&self.live, &self.plan).await {
+            Ok(items) => {
+                self.progress.compacted(items, out);
+                End::Answered
+            }
+            Err(error) => End::Failed(error),
+        }
+    }
+
+    /// Tells what has taken the conversation's place. Nothing is kept of it, and the thread least of all.
+    pub(super) fn replaced(self) {
+        self.note_ended(Ended::Answered);
+        drop(self.slot);
+        self.sender.finish(Ok(self.progress.into_outcome()));
+    }
+
     /// Records the calls, hands them over, and holds the turn for their outputs; without its slot.
     pub(super) async fn called(mut self) {
-        let step = self.step();
         self.live.said(self.progress.history());
-        let kept = self.record(Arc::clone(&step)).await;
+        let step = self.step().await;
+        let kept = self.record_as(step.clone()).await;
         self.note_ended(Ended::Called);
+        // It goes on as it is; what follows it does not.
+        self.live.spoiled |= self.progress.is_spoiled();
         // What the answer leaves out, the next request must not meet.
-        if self.progress.left_calls_out() || self.inner.slots.is_closed() {
+        let ends_here =
+            self.progress.left_calls_out() || self.inner.slots.is_closed() || self.sender.is_abandoned();
+        let Some(step) = step.filter(|_| !ends_here) else {
             self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
             drop(self.slot);
             stop(self.live, &self.turn).await;
             return;
-        }
+        };
         let (request, inner) = (&self.plan.request, self.inner);
         let batch = Batch {
             id: request.response_id.clone(),
@@ -65,15 +95,26 @@ impl Pump {
         if let Some(kept) = inner.held.insert(batch) {
             let ends = [inner.kill.clone(), inner.tasks.stop_token().clone()];
             let tasks = inner.tasks.clone();
-            tasks.spawn("held turn", async move { inner.held.keep(kept, turn, ends).await });
+            let (holder, id) = (Arc::clone(&inner), request.response_id.clone());
+            tasks.spawn("held turn", async move { holder.held.keep(kept, turn, ends).await });
+            // The deletion that came before it has not found it.
+            if inner.continuations.is_deleted(&id) {
+                inner.held.forget(&id);
+            }
         }
         drop(self.slot);
         self.sender.finish(Ok(Outcome { kept, ..self.progress.into_outcome() }));
     }
 
     /// Makes the answer continuable, unless nothing is to be kept of it. Not before that may its end be told.
-    pub(super) async fn record(&self, step: Arc<Step>) -> Option<Kept> {
-        let (request, now) = (&self.plan.request, SystemTime::now());
+    pub(super) async fn record(&mut self) -> Option<Kept> {
+        let step = self.step().await;
+        self.record_as(step).await
+    }
+
+    /// The same, where what was said is known.
+    async fn record_as(&self, step: Option<Arc<Step>>) -> Option<Kept> {
+        let (step, request, now) = (step?, &self.plan.request, SystemTime::now());
         if request.retention != Retention::Nothing {
             let holder = Holder { key: request.key.clone(), account: self.plan.account.clone() };
             self.inner.references.remember(&holder, &request.response_id, self.progress.history());
@@ -103,16 +144,28 @@ impl Pump {
             last_used_at: now,
             expires_at: now,
         };
-        let kept = self.inner.continuations.record(response, step, request.retention).await;
+        let mut kept = self.inner.continuations.record(response, step, request.retention).await;
+        // Whoever has left meanwhile may have wanted it deleted, and too early.
+        if kept.is_some() && self.sender.is_abandoned() {
+            let bridge = Bridge(Arc::clone(&self.inner), request.key.clone());
+            match bridge.delete_response(&request.response_id, &request.key).await {
+                Ok(_) => kept = None,
+                Err(error) => {
+                    warn!(response_id = %request.response_id, %error, "an abandoned answer is still kept");
+                }
+            }
+        }
         request.trace.note(|trace| trace.kept = kept);
         kept
     }
 
-    /// What was said, this turn included.
-    pub(super) fn step(&self) -> Arc<Step> {
-        let mut items = self.plan.request.input.clone();
-        items.extend(self.progress.history().cloned());
-        Step::new(self.plan.previous.clone(), &items)
+    /// What was said, this turn included; `None` if it could not be told.
+    async fn step(&mut self) -> Option<Arc<Step>> {
+        let (previous, output) = (self.plan.previous.clone(), self.progress.history().cloned());
+        let output: Vec<Item> = output.collect();
+        let bytes = output.iter().map(Item::weight).sum();
+        let step = move |input: &[Item]| Step::new(previous, &[input, &output].concat());
+        self.inner.with_input(&mut self.plan, bytes, step).await.ok()
     }
 
     /// How likely the thread is to be continued.
@@ -129,7 +182,8 @@ impl Pump {
 
     /// Whether the thread holds something that is no part of the conversation.
     fn is_spoiled(&self) -> bool {
-        self.progress.left_calls_out() || matches!(self.plan.request.tool_choice, ToolChoice::Required(_))
+        let is_demanded = matches!(self.plan.request.tool_choice, ToolChoice::Required(_));
+        is_demanded || self.live.spoiled || self.progress.is_spoiled()
     }
 
     /// Whether the answer has the call that the client demands, if it demands one, and no call that a schema

@@ -2,17 +2,19 @@
 //!
 //! A slot that is free while somebody who may run waits is granted before the lock is let go of, so that nobody is
 //! ever left waiting beside it. Interactive requests go before batch ones; within a class the keys take turns, and
-//! a key that runs as much as it may holds nobody up.
+//! a key that runs as much as it may holds nobody up. In a full queue a key that has nothing in it takes the place of
+//! another's newest.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Claim;
 use super::ring::{Ring, Waiter};
 use crate::bridge::health::SlotHealth;
-use crate::model::{KeyId, Priority};
+use crate::model::{CallTicket, KeyId, Priority};
 
 /// While both classes wait, this many interactive grants are followed by one to batch, which so is never starved.
 const INTERACTIVE_GRANTS: u32 = 8;
@@ -29,9 +31,14 @@ pub(super) struct Scheduler {
     /// Interactive grants in a row that batch could have had.
     passed_over: u32,
     last_number: u64,
+    /// Only calls that have begun may enter.
     closed: bool,
+    /// Nobody may.
+    shut: bool,
     /// Moving average of how long a slot is held; for `Retry-After`.
     held: Duration,
+    /// When the first slot was given.
+    first: Option<Instant>,
     counts: SlotCounts,
 }
 
@@ -54,7 +61,7 @@ pub struct SlotCounts {
 
 pub(super) enum Entered {
     Granted,
-    Waiting { number: u64, granted: oneshot::Receiver<()> },
+    Waiting { number: u64, granted: oneshot::Receiver<Result<(), Refused>> },
 }
 
 #[derive(Debug)]
@@ -75,36 +82,37 @@ impl Scheduler {
             passed_over: 0,
             last_number: 0,
             closed: false,
+            shut: false,
             held: Duration::ZERO,
+            first: None,
             counts: SlotCounts::default(),
         }
     }
 
     /// A slot, a place in the queue, or neither.
     pub(super) fn enter(&mut self, claim: &Claim) -> Result<Entered, Refused> {
-        if self.closed {
+        if self.shut || self.closed && !claim.call.has_begun() {
             return Err(Refused::Closed);
         }
+        // What the key may do now holds for those of it who wait, too.
+        self.interactive.bind(&claim.key, claim.concurrency);
+        self.batch.bind(&claim.key, claim.concurrency);
+        self.dispatch();
         if self.in_use < self.slots && may_run(&self.running, &claim.key, claim.concurrency) {
             self.begin(&claim.key, claim.priority);
             return Ok(Entered::Granted);
         }
-        let count = if self.queued() >= self.queue {
-            Some(&mut self.counts.refused_full)
-        } else if self.has_used_its_share(claim) {
-            Some(&mut self.counts.refused_share)
-        } else {
-            None
-        };
-        if let Some(count) = count {
-            *count += 1;
+        let (full, shared) = (self.queued() >= self.queue, self.has_used_its_share(claim));
+        if (full || shared) && !self.make_room(claim) {
+            let counts = &mut self.counts;
+            *(if full { &mut counts.refused_full } else { &mut counts.refused_share }) += 1;
             return Err(self.full(claim));
         }
         self.last_number += 1;
         let number = self.last_number;
         let (grant, granted) = oneshot::channel();
-        let waiter = Waiter { number, concurrency: claim.concurrency, granted: grant };
-        self.ring(claim.priority).push(&claim.key, waiter);
+        let waiter = Waiter { number, granted: grant };
+        self.ring(claim.priority).push(&claim.key, claim.concurrency, waiter);
         Ok(Entered::Waiting { number, granted })
     }
 
@@ -145,6 +153,15 @@ impl Scheduler {
         self.closed
     }
 
+    pub(super) fn shut(&mut self) {
+        self.close();
+        self.shut = true;
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut
+    }
+
     pub(super) fn health(&self) -> SlotHealth {
         SlotHealth {
             total: self.slots,
@@ -162,7 +179,7 @@ impl Scheduler {
             && let Some((key, priority, waiter)) = self.next()
         {
             self.begin(&key, priority);
-            if waiter.granted.send(()).is_err() {
+            if waiter.granted.send(Ok(())).is_err() {
                 self.end(&key);
             }
         }
@@ -189,6 +206,7 @@ impl Scheduler {
     }
 
     fn begin(&mut self, key: &KeyId, priority: Priority) {
+        self.first.get_or_insert_with(Instant::now);
         self.in_use += 1;
         *self.running.entry(key.clone()).or_default() += 1;
         match priority {
@@ -220,6 +238,39 @@ impl Scheduler {
             || (claim.priority == Priority::Batch && self.batch.len() >= share)
     }
 
+    /// A key with nothing in the queue gets a place before another has two: the newest of the one with most goes,
+    /// batch first. Batch takes none of interactive's. Gives whether there is room now.
+    fn make_room(&mut self, claim: &Claim) -> bool {
+        if claim.key == KeyId::anonymous() || self.waiting_of(&claim.key) > 0 {
+            return false;
+        }
+        let rings: &[Priority] = match claim.priority {
+            Priority::Interactive => &[Priority::Batch, Priority::Interactive],
+            Priority::Batch => &[Priority::Batch],
+        };
+        let mut waiting: HashMap<KeyId, usize> = HashMap::new();
+        for priority in rings {
+            for (key, length) in self.ring(*priority).lengths() {
+                *waiting.entry(key.clone()).or_default() += length;
+            }
+        }
+        let most = waiting
+            .into_iter()
+            .filter(|(_, length)| *length > 1)
+            .max_by(|(key, length), (other, most)| (length, key).cmp(&(most, other)));
+        let Some((key, _)) = most else { return false };
+        let Some((priority, waiter)) =
+            rings.iter().find_map(|priority| Some((*priority, self.ring(*priority).take_newest(&key)?)))
+        else {
+            return false;
+        };
+        self.counts.refused_share += 1;
+        let refused = self.full(&Claim { key, priority, concurrency: None, call: CallTicket::default() });
+        // One who has left meanwhile has made room as well.
+        let _ = waiter.granted.send(Err(refused));
+        true
+    }
+
     fn waiting_of(&self, key: &KeyId) -> usize {
         self.interactive.len_of(key) + self.batch.len_of(key)
     }
@@ -236,7 +287,10 @@ impl Scheduler {
         };
         let own = |bound: usize| self.waiting_of(&claim.key) / bound.max(1) + 1;
         let rounds = (before / self.slots.max(1) + 1).max(claim.concurrency.map_or(0, own));
-        self.held.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX)).max(Duration::from_secs(1))
+        // Before the first has ended: it takes at least as long as it has taken.
+        let since_first = || self.first.map_or(Duration::ZERO, |first| first.elapsed());
+        let held = if self.held.is_zero() { since_first() } else { self.held };
+        held.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX)).max(Duration::from_secs(1))
     }
 
     fn ring(&mut self, priority: Priority) -> &mut Ring {

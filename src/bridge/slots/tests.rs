@@ -4,6 +4,7 @@ use std::pin::Pin;
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use tokio::task::{JoinSet, yield_now};
+use tokio::time::timeout;
 
 use super::*;
 
@@ -12,7 +13,7 @@ fn slots(slots: usize, queue: usize) -> Arc<Slots> {
 }
 
 fn claim(key: &str, priority: Priority) -> Claim {
-    Claim { key: KeyId::new(key), priority, concurrency: None }
+    Claim { key: KeyId::new(key), priority, concurrency: None, call: CallTicket::default() }
 }
 
 fn anyone() -> Claim {
@@ -224,9 +225,70 @@ async fn neither_one_key_nor_batch_fills_the_queue() {
     line.join("b", claim("b", Priority::Batch));
     assert!(refused(claim("c", Priority::Batch)));
     line.join("c", claim("c", Priority::Interactive));
-    assert!(refused(claim("d", Priority::Interactive)));
+    assert!(refused(claim("c", Priority::Interactive)));
     let counts = slots.health().counts;
     assert_eq!((counts.refused_share, counts.refused_full), (2, 1));
+}
+
+/// Two that fill the queue between them keep nobody else out.
+#[tokio::test(start_paused = true)]
+async fn in_a_full_queue_a_key_with_nothing_takes_anothers_newest_place() {
+    let slots = slots(1, 4);
+    let held = slots.acquire(anyone()).await.unwrap();
+    let [first, mut second] = [0; 2].map(|_| Box::pin(slots.acquire(claim("a", Priority::Interactive))));
+    let [third, mut fourth] = [0; 2].map(|_| Box::pin(slots.acquire(claim("b", Priority::Batch))));
+    let mut all = [first, third];
+    for waiting in all.iter_mut().chain([&mut second, &mut fourth]) {
+        assert!(waiting.as_mut().now_or_never().is_none());
+    }
+    // Batch goes first, and takes none of interactive's.
+    let mut batch = Box::pin(slots.acquire(claim("c", Priority::Batch)));
+    assert!(batch.as_mut().now_or_never().is_none());
+    let refused = fourth.as_mut().now_or_never();
+    assert!(matches!(refused, Some(Err(BridgeError::Busy { .. }))), "{refused:?}");
+    assert!(slots.acquire(claim("d", Priority::Batch)).now_or_never().is_some(), "there is nobody with two");
+    let mut late = Box::pin(slots.acquire(claim("d", Priority::Interactive)));
+    assert!(late.as_mut().now_or_never().is_none());
+    // Dropped without a look, it gives back nothing that is another's.
+    drop(second);
+    assert_eq!(figures(&slots), (1, 4));
+    assert!(slots.acquire(claim("e", Priority::Interactive)).now_or_never().is_some(), "one place each");
+    let counts = slots.health().counts;
+    assert_eq!((counts.refused_share, counts.refused_full, counts.left), (2, 2, 0));
+    drop(held);
+    let slot = all[0].as_mut().now_or_never().expect("the first of all").unwrap();
+    drop((slot, all, fourth, batch, late));
+    assert_eq!(figures(&slots), (0, 0));
+}
+
+/// What a key may do changes while its requests wait.
+#[tokio::test(start_paused = true)]
+async fn a_raised_bound_lets_those_run_who_wait_already() {
+    let slots = slots(3, 10);
+    let bound = |concurrency| Claim { concurrency, ..claim("k", Priority::Interactive) };
+    let _held = slots.acquire(bound(Some(1))).await.unwrap();
+    let mut waiting = Box::pin(slots.acquire(bound(Some(1))));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    let mut late = Box::pin(slots.acquire(bound(Some(2))));
+    assert!(late.as_mut().now_or_never().is_none(), "it does not overtake");
+    let first = waiting.as_mut().now_or_never().expect("the first has it").unwrap();
+    let free = slots.acquire(bound(None)).now_or_never().is_none();
+    assert!(free, "the one before it has the last slot");
+    let second = late.as_mut().now_or_never().expect("the second has it").unwrap();
+    drop((first, second));
+}
+
+/// Nobody knows yet how long a turn takes; the first one tells the least.
+#[tokio::test(start_paused = true)]
+async fn retry_after_grows_before_the_first_turn_has_ended() {
+    let slots = slots(1, 0);
+    let _held = slots.acquire(anyone()).await.unwrap();
+    for (after, expected) in [(0, 1), (10, 10), (20, 30)] {
+        tokio::time::advance(Duration::from_secs(after)).await;
+        let refused = slots.acquire(anyone()).await;
+        let Err(BridgeError::Busy { retry_after }) = refused else { panic!("{refused:?}") };
+        assert_eq!(retry_after, Duration::from_secs(expected));
+    }
 }
 
 /// Where there are no keys, nobody is kept out by whoever uses it all.
@@ -310,6 +372,18 @@ fn play(steps: Vec<Step>, capacity: usize) {
         }
         let health = slots.health();
         assert!(health.in_use <= capacity && health.queued <= 12);
+        // Whose place went to somebody else.
+        while health.in_use + health.queued < runs.len() + waits.len() {
+            let at = waits.iter_mut().position(|wait| match look(wait) {
+                Some(Ok(slot)) => {
+                    runs.push((wait.key, slot));
+                    true
+                }
+                Some(Err(error)) => matches!(error, BridgeError::Busy { .. }),
+                None => false,
+            });
+            waits.swap_remove(at.expect("one that was told"));
+        }
         // Some were granted a slot and have not looked yet.
         assert_eq!(health.in_use + health.queued, runs.len() + waits.len());
         let mut running: HashMap<usize, usize> = HashMap::new();

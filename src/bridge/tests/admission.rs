@@ -87,16 +87,23 @@ async fn starting_on(route: Route, scene: &Scene, nth: i64) -> TurnRequest {
             }
             one_shot()
         }
-        Route::Fresh | Route::Rebuilt => first,
+        Route::Rebuilt => {
+            say(scene, first).await;
+            // What its warm thread does not have.
+            TurnRequest { instructions: Some("Otherwise.".into()), ..after(&id, "go on") }
+        }
+        Route::Fresh => first,
     }
 }
 
 /// From the first poll to the turn that runs: on a fresh thread, on the warm one of a chain, in the turn that waits
-/// for its outputs, and on a fork.
+/// for its outputs, on a fork, and on a thread made anew of a chain.
 #[tokio::test(start_paused = true)]
 async fn a_start_that_is_dropped_anywhere_holds_no_slot() {
     // A warm thread wants one answer of the app-server's, the others more.
-    for (route, least) in [(Route::Fresh, 2), (Route::Live, 1), (Route::Held, 1), (Route::Template, 2)] {
+    let routes =
+        [(Route::Fresh, 2), (Route::Live, 1), (Route::Held, 1), (Route::Template, 2), (Route::Rebuilt, 2)];
+    for (route, least) in routes {
         let scene = Scene::new(|config| config.admission.slots = 1);
         let mut waits = 0;
         loop {
@@ -204,5 +211,17 @@ async fn who_waits_for_the_app_server_is_bounded() {
     assert_eq!(refused.len(), 1);
     assert!(matches!(refused[0], BridgeError::Unavailable { .. }), "{:?}", refused[0]);
     bounded(scene.bridge.models()).await.unwrap();
+    scene.end().await;
+}
+
+/// One key's burst leaves room for the others.
+#[tokio::test(start_paused = true)]
+async fn half_of_those_who_wait_for_the_app_server_may_be_of_one_key() {
+    let scene = Scene::new(|config| (config.admission.slots, config.admission.queue) = (WAITING, 1));
+    let (greedy, other) = (scene.bridge.asked_by(KeyId::new("a")), scene.bridge.asked_by(KeyId::new("b")));
+    let burst = join_all((0..WAITING).map(|_| bounded(greedy.models())));
+    let (found, models) = tokio::join!(burst, bounded(other.models()));
+    assert_eq!(found.into_iter().filter_map(Result::ok).count(), (WAITING + 1).div_ceil(2));
+    models.unwrap();
     scene.end().await;
 }

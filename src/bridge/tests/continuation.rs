@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::scene::{Scene, after, ask, function, item, output, told};
+use crate::app_server::testing::bounded;
 use crate::bridge::BridgeError;
 use crate::config::ContinuationConfig;
 use crate::model::{Item, KeyId, Outcome, Rebuilt, ResponseId, Retention, TurnRequest};
@@ -131,6 +132,24 @@ async fn a_store_that_is_down_costs_durability_and_nothing_else() {
     assert_eq!(items, ["a", "b", "c", "d", "e", "f", "g", "h", "i"]);
     other.end().await;
     scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_expired_is_not_continued_while_the_store_is_down() {
+    for mood in [Mood::Hangs, Mood::Down] {
+        let store = Shelf::default();
+        let scene = cold(&store);
+        let (in_store, ..) = say(&scene, stored(ask("a")), "b").await;
+        let (in_memory, ..) = say(&scene, ask("a"), "b").await;
+        store.set(mood);
+        tokio::time::advance(ContinuationConfig::default().ttl).await;
+        // Another bridge may have used the one; what the other was is not known any more.
+        for id in [&in_store, &in_memory] {
+            let error = scene.refused(after(id, "x")).await;
+            assert!(matches!(error, BridgeError::StoreUnavailable), "{mood:?}: {error:?}");
+        }
+        scene.end().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -361,8 +380,14 @@ async fn a_chain_has_at_most_so_many_items() {
     let (second, ..) = say(&scene, after(&first, "c"), "d").await;
     let error = scene.refused(after(&second, "e")).await;
     assert!(matches!(error, BridgeError::ChainTooLong { items: 5, limit: 4 }), "{error:?}");
-    // Elsewhere it goes on.
+    // Elsewhere it goes on; and an answer that was taken may be repaired.
     say(&scene, after(&first, "e"), "f").await;
+    let repair = TurnRequest {
+        response_id: second.clone(),
+        until: Some(Instant::now() + Duration::from_secs(60)),
+        ..after(&second, "no")
+    };
+    say(&scene, repair, "g").await;
     scene.end().await;
 }
 
@@ -380,6 +405,62 @@ async fn a_turn_that_fails_leaves_its_predecessor() {
     assert!(is_missing(&scene, after(&second, "x")).await);
     let (_, items, _) = say(&scene, stored(after(&first, "d")), "e").await;
     assert_eq!(items, ["a", "b", "d"]);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_turn_tells_late_is_no_part_of_the_next() {
+    let scene = Scene::new(|_| {});
+    let request = ask("a");
+    let first = request.response_id.clone();
+    let (turn, earlier) = scene.start(request).await;
+    earlier.say("b");
+    told(turn).await.1.unwrap();
+    let (turn, running) = scene.start(after(&first, "c")).await;
+    assert_eq!(running.thread, earlier.thread);
+    earlier.begin("late").delta("late", "no").message("late", "no").response("resp_late", 90, 90).completed();
+    running.say("d");
+    let (text, outcome) = told(turn).await;
+    let outcome = outcome.unwrap();
+    assert_eq!((text.as_str(), outcome.output.len()), ("d", 1));
+    assert_eq!(outcome.usage.map(|usage| usage.total_tokens), Some(5));
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_codex_has_done_by_itself_is_in_the_thread_alone_so_the_next_is_rebuilt() {
+    let scene = Scene::new(|_| {});
+    let searching = |request: TurnRequest| TurnRequest {
+        web_search: Some(crate::model::WebSearch::default()),
+        tools: vec![function("look")],
+        ..request
+    };
+    let search = || json!({"type": "function_call", "call_id": "s", "namespace": "web", "name": "run", "arguments": "{}"});
+    let found = || json!({"type": "function_call_output", "call_id": "s", "output": "found"});
+    for beside_a_call in [false, true] {
+        let request = searching(ask("a"));
+        let mut first = request.response_id.clone();
+        let (mut turn, running) = scene.start(request).await;
+        running.item(search()).item(found());
+        if beside_a_call {
+            running.call("c1", "look").ask(100, "c1", "look").response("resp_calls", 1, 1);
+            told(turn).await.1.unwrap();
+            let answer = TurnRequest { input: vec![output("c1", "42")], ..searching(after(&first, "")) };
+            first = answer.response_id.clone();
+            // The turn itself goes on.
+            turn = scene.resume(answer).await;
+        }
+        running.say("b");
+        told(turn).await.1.unwrap();
+        let (turn, next) = scene.start(searching(after(&first, "c"))).await;
+        assert_ne!(next.thread, running.thread, "beside a call: {beside_a_call}");
+        let items = said(&scene.items(&next.thread));
+        let calls = ["function_call", "function_call_output"].into_iter().filter(|_| beside_a_call);
+        let expected: Vec<&str> = ["a"].into_iter().chain(calls).chain(["b", "c"]).collect();
+        assert_eq!(items, expected);
+        next.say("d");
+        told(turn).await.1.unwrap();
+    }
     scene.end().await;
 }
 
@@ -506,6 +587,59 @@ async fn references_stay_within_their_login_and_end_with_their_response() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_deleted_while_its_chain_is_read_is_not_there() {
+    let store = Shelf::default();
+    let (scene, other) = (cold(&store), cold(&store));
+    let (first, ..) = say(&scene, stored(ask("a")), "b").await;
+    store.set(Mood::DeletedMeanwhile);
+    assert!(is_missing(&other, after(&first, "x")).await);
+    store.set(Mood::Down);
+    // Memory does not have it either.
+    assert!(matches!(other.refused(after(&first, "x")).await, BridgeError::StoreUnavailable));
+    scene.end().await;
+    other.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_put_that_comes_late_brings_nothing_deleted_back() {
+    let store = Shelf::default();
+    let (scene, other) = (cold(&store), cold(&store));
+    store.set(Mood::Delayed);
+    let (first, _, outcome) = say(&scene, stored(ask("a")), "b").await;
+    assert_eq!(outcome.kept.unwrap().durability, "memory");
+    store.set(Mood::Works);
+    assert!(scene.bridge.delete_response(&first, &KeyId::anonymous()).await.unwrap());
+    store.let_in();
+    for scene in [&scene, &other] {
+        assert!(is_missing(scene, after(&first, "x")).await);
+    }
+    scene.end().await;
+    other.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_deleted_while_it_is_stored_leaves_nothing() {
+    let store = Shelf::default();
+    let scene = Scene::with_store(store.clone(), |_| {});
+    let request = stored(ask("a"));
+    let first = request.response_id.clone();
+    let (turn, running) = scene.start(request).await;
+    store.set(Mood::Delayed);
+    running.say("b");
+    while store.delayed() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(scene.bridge.delete_response(&first, &KeyId::anonymous()).await.unwrap());
+    let outcome = told(turn).await.1.unwrap();
+    assert!(outcome.kept.is_none());
+    store.let_in();
+    store.set(Mood::Works);
+    assert!(is_missing(&scene, after(&first, "x")).await);
+    assert_eq!(bounded(scene.bridge.health()).await.continuation.warm_threads, 0);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn encrypted_reasoning_stays_within_its_login() {
     use crate::bridge::continuations::{Continuations, Step, Wanted};
     use crate::config::OnAccountChange;
@@ -519,10 +653,10 @@ async fn encrypted_reasoning_stays_within_its_login() {
         let (id, ..) = say(&scene, stored(ask("a")), "b").await;
         let record = store.record(&id).unwrap();
         let config = ContinuationConfig { on_account_change: change, ..ContinuationConfig::default() };
-        let continuations = Continuations::new(&config, std::sync::Arc::new(store));
+        let continuations = Continuations::new(&config, std::sync::Arc::new(store.clone()), &Tasks::new());
         continuations.record(record, std::sync::Arc::clone(&step), Retention::Continuable).await;
         let key = KeyId::anonymous();
-        let wanted = |account| Wanted { id: &id, key: &key, account, more: 1 };
+        let wanted = |account| Wanted { id: &id, key: &key, account, more: 1, is_repair: false };
         let same = continuations.find(wanted(None)).await.unwrap();
         assert_eq!((same.step.total(), same.other_account), (3, false));
         let other = continuations.find(wanted(Some("b"))).await;
@@ -533,6 +667,45 @@ async fn encrypted_reasoning_stays_within_its_login() {
                 assert_eq!((other.step.total(), other.other_account), (2, true));
             }
         }
+        // What stands for the conversation cannot be left out.
+        let compaction = item(json!({"type": "compaction", "encrypted_content": "e"}));
+        let record = store.record(&id).unwrap();
+        let step = Step::new(Some(std::sync::Arc::clone(&step)), &[compaction]);
+        continuations.record(record, step, Retention::Continuable).await;
+        assert!(matches!(continuations.find(wanted(None)).await, Ok(found) if found.step.total() == 4));
+        let other = continuations.find(wanted(Some("b"))).await;
+        assert!(matches!(other, Err(BridgeError::AccountMismatch { .. })), "{other:?}");
         scene.end().await;
     }
+}
+
+/// As the caller of a background response that cancels it, or deletes it, just as it ends.
+#[tokio::test(start_paused = true)]
+async fn what_is_abandoned_at_its_end_is_not_there() {
+    let store = Shelf::default();
+    let scene = cold(&store);
+    // Before it is recorded: its usage is waited for.
+    let request = stored(ask("a"));
+    let id = request.response_id.clone();
+    let (turn, running) = scene.start(request).await;
+    running.message("m", "b").completed();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(turn);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(store.get(&id).await, Ok(Lookup::Unknown));
+    assert!(is_missing(&scene, after(&id, "x")).await);
+
+    // While it is recorded: memory has it already.
+    let request = stored(ask("a"));
+    let (id, key) = (request.response_id.clone(), request.key.clone());
+    let (turn, running) = scene.start(request).await;
+    store.set(Mood::Hangs);
+    running.say("b");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(turn);
+    store.set(Mood::Works);
+    assert!(scene.bridge.delete_response(&id, &key).await.unwrap());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(is_missing(&scene, after(&id, "x")).await);
+    scene.end().await;
 }

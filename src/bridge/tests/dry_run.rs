@@ -216,3 +216,18 @@ async fn only_so_many_dry_runs_are_made_at_once() {
     dry(&scene, &ask("a")).await;
     scene.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_counted_whatever_the_app_server_says_and_one_after_another() {
+    let scene = Scene::new(|_| {});
+    let (turn, running) = scene.start(TurnRequest { retention: Retention::Stored, ..ask("one two") }).await;
+    let id = turn.response_id().clone();
+    running.say("three");
+    told(turn).await.1.unwrap();
+    let count = |request: TurnRequest| Box::pin(bounded(scene.bridge.count_tokens(request)));
+    let counts = join_all((0..3 * AT_ONCE).map(|_| count(after(&id, "four five")))).await;
+    assert!(counts.iter().all(|count| matches!(count, Ok(5))), "{counts:?}");
+    let unknown = count(TurnRequest { model: Some("none".into()), ..ask("a") }).await;
+    assert!(matches!(unknown, Err(BridgeError::ModelNotFound { .. })), "{unknown:?}");
+    scene.end().await;
+}

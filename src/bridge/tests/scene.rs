@@ -11,8 +11,7 @@ use crate::app_server::testing::{FakeAppServer, bounded};
 use crate::bridge::{Bridge, BridgeError, Turn, TurnStep};
 use crate::config::{AppServerConfig, Config};
 use crate::model::{
-    CallTrace, Item, KeyId, Outcome, Priority, RequestId, ResponseId, Retention, SessionId, SessionIdentity,
-    SessionSource, Tool, ToolChoice, TurnEvent, TurnRequest,
+    Item, Outcome, ResponseId, SessionId, SessionIdentity, SessionSource, Tool, TurnEvent, TurnRequest,
 };
 use crate::store::ResponseStore;
 use crate::store::testing::Shelf;
@@ -363,42 +362,7 @@ fn model(id: &str) -> Value {
 
 /// A user's request.
 pub(in crate::bridge) fn ask(text: &str) -> TurnRequest {
-    let (response_id, session) = (ResponseId::generate(), SessionIdentity::fresh());
-    TurnRequest {
-        trace: CallTrace::new(response_id.clone(), session.clone()),
-        response_id,
-        request_id: RequestId::generate(),
-        key: KeyId::anonymous(),
-        session,
-        task_class: None,
-        priority: Priority::default(),
-        concurrency: None,
-        deadline: None,
-        model: None,
-        instructions: None,
-        input: vec![Item::input_text("user", text)],
-        previous: None,
-        effort: None,
-        summary: None,
-        verbosity: None,
-        service_tier: None,
-        output_schema: None,
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: true,
-        web_search: None,
-        image_generation: false,
-        max_output_tokens: None,
-        max_retry_wait: None,
-        stop: Vec::new(),
-        retention: Retention::Continuable,
-        head: None,
-        spent: None,
-        until: None,
-        encrypted_reasoning: false,
-        prompt_cache_key: None,
-        client_metadata: std::collections::BTreeMap::new(),
-    }
+    TurnRequest::new(vec![Item::input_text("user", text)])
 }
 
 /// The same, of a session that the caller names.

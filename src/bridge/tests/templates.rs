@@ -127,6 +127,32 @@ async fn what_a_fork_cannot_tell_or_may_not_share_is_not_forked() {
     for (what, request, expected) in forked {
         assert_eq!(run(&scene, request).await.is_some(), expected, "{what}");
     }
+    // What differs after the beginning does not matter, and messages of users may be part of it.
+    let with = |more: Vec<Item>| {
+        let mut request = call();
+        request.input.splice(1..1, more);
+        request
+    };
+    assert!(run(&scene, with(vec![Item::input_text("developer", "Today is Monday.")])).await.is_some());
+    let examples = |text: &str| {
+        let input = vec![
+            Item::input_text("developer", "classify"),
+            Item::input_text("user", &instructions),
+            Item::input_text("user", text),
+        ];
+        TurnRequest { input, ..call() }
+    };
+    for (text, forked) in [("a", false), ("b", true), ("c", true)] {
+        assert_eq!(run(&scene, examples(text)).await.is_some(), forked, "{text}");
+    }
+    // An image is not put on disk.
+    let image = json!({"type": "input_image", "image_url": "data:image/png;base64,AA"});
+    let image = Item::message("user", vec![image]);
+    for _ in 0..2 {
+        let input =
+            vec![image.clone(), Item::input_text("user", &instructions), Item::input_text("user", "a")];
+        assert!(run(&scene, TurnRequest { input, ..call() }).await.is_none());
+    }
     // Instructions are a beginning as developer items are.
     let request = TurnRequest {
         instructions: Some(instructions.clone()),

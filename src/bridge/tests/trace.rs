@@ -146,7 +146,8 @@ async fn the_session_goes_upstream_and_is_inherited_along_the_chain() {
     let first =
         traced(&scene, named("s1", TurnRequest { client_metadata: metadata.into(), ..ask("one") })).await;
     let sent = |n: usize| scene.seen("turn/start")[n]["params"]["responsesapiClientMetadata"].clone();
-    assert_eq!(sent(0), json!({"a": "b", "client_session_id": "s1"}));
+    let expected = json!({"a": "b", "client_session_id": "s1", "client_metadata_session_id": "mine"});
+    assert_eq!(sent(0), expected, "the caller's own pair is not lost");
 
     let id = |trace: &Trace| trace.response_id.clone().unwrap();
     let second = traced(&scene, after(&id(&first), "two")).await;

@@ -45,7 +45,7 @@ async fn a_connection_that_hangs_is_not_used_again() {
     let config =
         StoreConfig { backend: StoreBackend::Redis, redis_url: Some(way.into()), ..StoreConfig::default() };
     let store = RedisStore::open(&config, &crate::tasks::Tasks::new()).await.unwrap();
-    let gate = Gate::new(Arc::new(store), Duration::from_millis(300));
+    let gate = Gate::new(Arc::new(store), Duration::from_millis(300), &Tasks::new());
     let id = ResponseId::new("resp_a");
     let ask = || gate.ask(|store| store.get(&id));
     assert_eq!(ask().await.map(drop), Ok(()));
@@ -58,5 +58,27 @@ async fn a_connection_that_hangs_is_not_used_again() {
     assert!(began.elapsed() < Duration::from_millis(100));
     tokio::time::sleep_until(began + PAUSE).await;
     assert_eq!(ask().await, Ok(Lookup::Unknown));
+    assert_eq!(gate.outage(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_that_takes_too_long_fails_alone() {
+    use crate::store::testing::{Mood, Shelf};
+
+    let shelf = Shelf::default();
+    let limit = Duration::from_millis(300);
+    let gate = Gate::new(Arc::new(shelf.clone()), limit, &Tasks::new());
+    let id = ResponseId::new("resp_a");
+    for (mood, outage) in [(Mood::SlowToRead, false), (Mood::Hangs, true)] {
+        shelf.set(mood);
+        let began = Instant::now();
+        let asked = gate.ask(|store| store.chain(&id)).await;
+        assert!(matches!(asked, Err(StoreError::Unavailable { .. })), "{mood:?}");
+        assert_eq!((began.elapsed(), gate.outage().is_some()), (limit, outage), "{mood:?}");
+    }
+    // One that answers again has no outage, whatever took too long.
+    tokio::time::advance(PAUSE).await;
+    shelf.set(Mood::SlowToRead);
+    assert!(gate.ask(|store| store.chain(&id)).await.is_err());
     assert_eq!(gate.outage(), None);
 }
