@@ -7,12 +7,16 @@ mod server;
 mod access;
 mod auth;
 mod auth_backoff;
+mod batches;
 mod classes;
+mod compactions;
 mod dry_run;
 mod effort;
 mod extract;
+mod file_objects;
 mod identity;
 mod ignored;
+mod lease;
 mod limits;
 mod max_wait;
 mod observe;
@@ -25,6 +29,7 @@ mod fallback;
 mod health;
 mod models;
 mod not_found;
+mod openapi;
 mod responses;
 mod usage;
 
@@ -56,7 +61,9 @@ mod spec_samples;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use batches::line as batch_line;
 pub use edge::{Edge, EdgeError};
 pub use files::pdf;
+pub use openapi::document as openapi_document;
 pub use router::router;
 pub use server::serve;

@@ -13,7 +13,7 @@ use super::observe::Call;
 use crate::bridge::{Bridge, BridgeError};
 use crate::model::Priority;
 
-const X_PRIORITY: &str = "x-codex-bridge-priority";
+pub(crate) const X_PRIORITY: &str = "x-codex-bridge-priority";
 
 /// An extractor.
 #[derive(Debug)]

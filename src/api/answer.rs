@@ -173,7 +173,7 @@ fn complaint(rule: &Rule, outcome: &Outcome) -> Option<String> {
 }
 
 /// The call again, with the answer and what is wrong with it. Where the answer is kept, the conversation goes
-/// on from it, and the response's id comes to mean the repaired one.
+/// on from it, and the response's id comes to mean the repaired one; where it is not, it comes with the call.
 fn repair(mut request: TurnRequest, outcome: &Outcome, complaint: &str, deadline: Instant) -> TurnRequest {
     let complaint = Item::input_text(
         "developer",
@@ -181,7 +181,7 @@ fn repair(mut request: TurnRequest, outcome: &Outcome, complaint: &str, deadline
     );
     // Both attempts are made for this one answer.
     (request.spent, request.until) = (outcome.usage, Some(deadline));
-    if request.retention == Retention::Nothing {
+    if outcome.kept.is_none() {
         request.input.extend(outcome.output.iter().cloned());
         request.input.push(complaint);
     } else {
@@ -189,4 +189,30 @@ fn repair(mut request: TurnRequest, outcome: &Outcome, complaint: &str, deadline
         request.input = vec![complaint];
     }
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::model::Kept;
+
+    #[tokio::test]
+    async fn a_repair_goes_on_from_an_answer_that_is_kept_and_brings_another_one_along() {
+        let before = ResponseId::new("resp_before");
+        let request = TurnRequest {
+            previous: Some(before.clone()),
+            retention: Retention::Stored,
+            ..TurnRequest::new(vec![Item::input_text("user", "a")])
+        };
+        let expires_at = SystemTime::now() + Duration::from_secs(60);
+        let kept = Kept { durability: "memory", chain_length: 2, expires_at };
+        for (kept, previous, items) in [(Some(kept), request.response_id.clone(), 1), (None, before, 3)] {
+            let output = vec![Item::input_text("assistant", "b")];
+            let outcome = Outcome { output, kept, ..Outcome::default() };
+            let repair = repair(request.clone(), &outcome, "It is no JSON.", Instant::now());
+            assert_eq!((repair.previous, repair.input.len()), (Some(previous), items));
+        }
+    }
 }

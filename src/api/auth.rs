@@ -159,6 +159,19 @@ pub(crate) async fn require_key(State(edge): State<Edge>, request: Request, next
     }
 }
 
+/// The same for a request of the bridge's own, which brings the key it is made with and comes from no client.
+pub(crate) async fn as_owner(request: Request, next: Next) -> Response {
+    let call = request.extensions().get::<Call>().cloned();
+    if let (Some(call), Some(key)) = (&call, request.extensions().get::<Arc<Key>>()) {
+        call.set_key(Arc::clone(key));
+    }
+    let response = next.run(request).await;
+    if let Some(call) = call {
+        call.settle_ended();
+    }
+    response
+}
+
 /// The token of `Authorization: Bearer …`; the scheme's case does not matter.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();

@@ -23,7 +23,7 @@ use self::decode::{Decoded, Settings};
 pub(super) use self::fields::FIELDS;
 use self::kept::{Record, Recorded, Shelf};
 use self::stream::{Chunks, Start};
-use self::whole::Completion;
+pub(crate) use self::whole::Completion;
 use super::access::Access;
 use super::classes::{Chosen, Silent};
 use super::dry_run::About;
@@ -40,7 +40,7 @@ use super::time::unix_seconds;
 use super::tools::check_own_tools;
 use super::{answer, dry_run, effort, identity, sse};
 use crate::bridge::BridgeError;
-use crate::model::{Item, Priority, ResponseId, Retention, SessionIdentity, TurnRequest};
+use crate::model::{CallTicket, Item, Priority, ResponseId, Retention, SessionIdentity, TurnRequest};
 
 /// Answers with a completion, or its chunks.
 pub(crate) async fn create(
@@ -62,17 +62,18 @@ pub(crate) async fn create(
     let allowed = |name: &str| access.allows(&edge.bridge, name);
     let mut class = edge.classes.choose(call.task_class(), &settings.metadata, allowed, silent)?;
     access.charge(dry, Cost { input: messages.tokens(), output: settings.max_tokens, answers: n })?;
-    settings.model = access.model(&edge.bridge, settings.model).await?;
+    let bridge = edge.bridge.asked_by(call.key());
+    settings.model = access.model(&bridge, settings.model).await?;
     if let Some(class) = &mut class {
-        class.choose_effort(&edge.bridge, settings.model.as_deref(), &mut settings.effort).await?;
+        class.choose_effort(&bridge, settings.model.as_deref(), &mut settings.effort).await?;
     }
     call.note_class(class.as_ref().filter(|_| dry == dry_run::Wanted::Nothing));
     let (model, asked) = (settings.model.as_deref(), settings.effort.as_deref());
-    effort::check(&edge.bridge, model, asked, "reasoning_effort").await?;
-    check_own_tools(&edge.bridge, model, &settings.tools, "web_search_options").await?;
+    effort::check(&bridge, model, asked, "reasoning_effort").await?;
+    check_own_tools(&bridge, model, &settings.tools, "web_search_options").await?;
     let modalities = messages.modalities();
     let input = messages.finish(&edge.media).await?;
-    check_modalities(&edge.bridge, model, modalities).await?;
+    check_modalities(&bridge, model, modalities).await?;
     let Access { priority, concurrency, .. } = access;
     let plan = Plan {
         max_wait,
@@ -129,6 +130,8 @@ async fn streamed(edge: &Edge, plan: &Arc<Plan>) -> Result<Response, ApiError> {
 /// What is asked of the engine, and what all choices of one completion share.
 struct Plan {
     call: Call,
+    /// Of all choices: those that still wait when the bridge is to stop go on with those that run.
+    ticket: CallTicket,
     id: String,
     /// Unix seconds.
     created: u64,
@@ -163,6 +166,7 @@ impl Plan {
         let created = unix_seconds(SystemTime::now());
         Self {
             call,
+            ticket: CallTicket::default(),
             id,
             created,
             first,
@@ -185,6 +189,7 @@ impl Plan {
         let mut request = TurnRequest {
             response_id: id.clone(),
             request_id: self.call.request_id.clone(),
+            ticket: self.ticket.clone(),
             key: self.call.key(),
             session: self.session.clone(),
             task_class: None,
@@ -196,6 +201,7 @@ impl Plan {
             instructions: None,
             input: self.input.clone(),
             previous: None,
+            compacts: false,
             effort: settings.effort.clone(),
             summary: settings.summary.clone(),
             verbosity: settings.verbosity.map(str::to_owned),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -16,7 +17,7 @@ use crate::bridge::Bridge;
 use crate::config::{ClassConfig, ClassesConfig};
 use crate::model::{TaskClass, TurnRequest};
 
-pub(super) const X_TASK_CLASS: &str = "x-codex-bridge-task-class";
+pub(crate) const X_TASK_CLASS: &str = "x-codex-bridge-task-class";
 /// In the body's `metadata`.
 pub(crate) const MEMBER: &str = "task_class";
 
@@ -40,7 +41,7 @@ pub(crate) struct Chosen {
 }
 
 /// What a class did to a request, for the trace and the dry run. No text of anybody's.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize)]
 pub(crate) struct Told {
     name: String,
     /// `header` or `body`.

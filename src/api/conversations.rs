@@ -8,27 +8,40 @@ use axum::extract::Path;
 use axum::extract::State;
 use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-pub(crate) use self::documents::Conversations;
 use self::documents::{Clash, Conversation, Named, named};
-pub(crate) use self::turn::{Appending, Joined};
+pub(crate) use self::documents::{Conversations, locked};
+pub(crate) use self::turn::{Appending, Joined, not_kept};
 use super::edge::Edge;
 use super::error::ApiError;
 use super::extract::JsonBody;
+use super::fields::{Check, Field};
 use super::ignored::Ignored;
 use super::items::Draft;
-use super::list::{List, Paging};
+use super::list::{AFTER, Deletion, INCLUDE, LIMIT, List, ORDER, Paging};
 use super::observe::Call;
+use super::openapi::Parameter;
 use super::query::Query;
 use super::read::{self, Fields, missing};
-use super::responses::{Form, decode_items, given};
-use crate::model::Item;
+use super::responses::{Form, decode_items, given, wants_encrypted};
+use crate::model::{Item, KeyId};
 use crate::store::Page;
 
 /// Most items that one request adds, as the official bound.
 const MOST_ADDED: usize = 20;
+
+const METADATA: Field = Field::honoured("metadata").is(Check::Metadata);
+const ITEMS: Field = Field::honoured("items")
+    .is(Check::List(&Check::Object))
+    .note("up to 20; each as an entry of a response's `input`, with an id of its own where it has one");
+pub(crate) const CREATE_FIELDS: &[Field] = &[ITEMS, METADATA];
+pub(crate) const UPDATE_FIELDS: &[Field] = &[METADATA.required()];
+pub(crate) const ITEMS_FIELDS: &[Field] = &[ITEMS.required()];
+pub(crate) const LIST_QUERY: &[Parameter] = &[INCLUDE, AFTER, LIMIT, ORDER];
+pub(crate) const ITEM_QUERY: &[Parameter] = &[INCLUDE];
 
 type Id = Result<Path<String>, PathRejection>;
 type Ids = Result<Path<(String, String)>, PathRejection>;
@@ -42,7 +55,7 @@ pub(crate) async fn create(
     let mut body = Fields::new("", body);
     let mut ignored = Ignored::default();
     let metadata = read::metadata(&mut body)?;
-    let items = take_items(&edge, &mut body, &mut ignored).await?.unwrap_or_default();
+    let items = take_items(&edge, &call.key(), &mut body, &mut ignored).await?.unwrap_or_default();
     finish(&edge, body, &mut ignored)?;
     let made = edge.conversations.create(&call.key(), metadata, items).await?;
     Ok(reported(Json(Resource::of(&made)), &ignored))
@@ -67,6 +80,9 @@ pub(crate) async fn update(
 ) -> Result<Response, ApiError> {
     let mut body = Fields::new("", body);
     let mut ignored = Ignored::default();
+    if !body.has("metadata") {
+        return Err(missing("metadata"));
+    }
     let metadata = read::metadata(&mut body)?;
     finish(&edge, body, &mut ignored)?;
     let changed = edge.conversations.update(&conversation_id(id)?, &call.key(), metadata).await?;
@@ -74,10 +90,10 @@ pub(crate) async fn update(
 }
 
 /// `DELETE /v1/conversations/{id}`. What responses of it have stored stays theirs.
-pub(crate) async fn delete(State(edge): State<Edge>, call: Call, id: Id) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn delete(State(edge): State<Edge>, call: Call, id: Id) -> Result<Json<Deletion>, ApiError> {
     let id = conversation_id(id)?;
     edge.conversations.delete(&id, &call.key()).await?;
-    Ok(Json(json!({ "id": id, "object": "conversation.deleted", "deleted": true })))
+    Ok(Json(Deletion { id, object: "conversation.deleted", deleted: true }))
 }
 
 /// `GET /v1/conversations/{id}/items`.
@@ -90,11 +106,11 @@ pub(crate) async fn list_items(
     let id = conversation_id(id)?;
     let paging = Paging::of(&query, "desc")?;
     let page = Page { after: paging.after.as_deref(), limit: paging.limit, descending: paging.descending };
-    let listed = edge.conversations.page(&id, &call.key(), page).await?;
+    let encrypted = wants_encrypted(&query)?;
+    let shown = |item: &Named| shown(item, encrypted);
+    let listed = edge.conversations.page(&id, &call.key(), page, shown).await?;
     let listed = listed.ok_or_else(|| paging.unknown_after())?;
-    let encrypted = wants_encrypted(&query);
-    let shown = listed.found.iter().filter_map(|item| shown(item, encrypted));
-    Ok(Json(List::new(shown.collect(), listed.has_more)))
+    Ok(Json(List::new(listed.found, listed.has_more)))
 }
 
 /// `POST /v1/conversations/{id}/items`.
@@ -106,14 +122,15 @@ pub(crate) async fn create_items(
     JsonBody(body): JsonBody,
 ) -> Result<Response, ApiError> {
     let id = conversation_id(id)?;
+    let encrypted = wants_encrypted(&query)?;
     // Before anything is fetched for it.
     edge.conversations.find(&id, &call.key()).await?;
     let mut body = Fields::new("", body);
     let mut ignored = Ignored::default();
-    let items = take_items(&edge, &mut body, &mut ignored).await?.ok_or_else(|| missing("items"))?;
+    let items =
+        take_items(&edge, &call.key(), &mut body, &mut ignored).await?.ok_or_else(|| missing("items"))?;
     finish(&edge, body, &mut ignored)?;
     let added = edge.conversations.append(&id, &call.key(), named(items), Clash::Refuse).await?;
-    let encrypted = wants_encrypted(&query);
     let shown = added.iter().filter_map(|item| shown(item, encrypted)).collect();
     Ok(reported(Json(List::new(shown, false)), &ignored))
 }
@@ -127,7 +144,7 @@ pub(crate) async fn retrieve_item(
 ) -> Result<Json<Map<String, Value>>, ApiError> {
     let (id, item) = item_ids(ids)?;
     let found = edge.conversations.item(&id, &call.key(), &item).await?;
-    let form = shown(&found, wants_encrypted(&query));
+    let form = shown(&found, wants_encrypted(&query)?);
     form.map(Json).ok_or_else(|| ApiError::new("item_not_found", "The item has no official form."))
 }
 
@@ -143,7 +160,7 @@ pub(crate) async fn delete_item(
 }
 
 /// The official object.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Resource {
     id: String,
     object: &'static str,
@@ -161,6 +178,7 @@ impl Resource {
 /// What a request adds, in the form that goes to the model.
 async fn take_items(
     edge: &Edge,
+    owner: &KeyId,
     body: &mut Fields,
     ignored: &mut Ignored,
 ) -> Result<Option<Vec<Item>>, ApiError> {
@@ -176,7 +194,9 @@ async fn take_items(
     let mut draft = Draft::default();
     decode_items("items", items, &mut draft, ignored)?;
     draft.check_no_references("items")?;
-    draft.finish(&edge.media).await.map(Some)
+    let mut items = draft.finish(&edge.media).await?;
+    edge.compactions.open(owner, "items", &mut items)?;
+    Ok(Some(items))
 }
 
 /// What nobody took has no effect.
@@ -193,10 +213,6 @@ fn reported(answer: impl IntoResponse, ignored: &Ignored) -> Response {
     response
 }
 
-fn wants_encrypted(query: &Query) -> bool {
-    query.list("include").any(|entry| entry == "reasoning.encrypted_content")
-}
-
 /// The official form of an item; `None` if it has none.
 fn shown((id, item): &Named, encrypted_reasoning: bool) -> Option<Map<String, Value>> {
     let mut fields = item.fields().clone();
@@ -204,12 +220,6 @@ fn shown((id, item): &Named, encrypted_reasoning: bool) -> Option<Map<String, Va
     let mut shown = given(&Item::new(fields), 0, Form { id, encrypted_reasoning })?;
     if item.kind().starts_with("custom_tool_call") {
         shown.shift_remove("status");
-    }
-    for list in ["content", "output"] {
-        let parts = shown.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
-        for part in parts.filter(|part| part["type"] == "input_image").filter_map(Value::as_object_mut) {
-            part.entry("detail").or_insert_with(|| "auto".into());
-        }
     }
     Some(shown)
 }

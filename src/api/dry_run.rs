@@ -8,19 +8,25 @@ use axum::Json;
 use axum::extract::FromRequestParts;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::classes::{Chosen, Told};
 use super::error::ApiError;
-use super::fields::{Field, Policy};
+use super::fields::{Check, Field, Policy};
 use super::ignored::Ignored;
 use super::observe::{Call, Session};
+use super::openapi::Parameter;
 use crate::bridge::{Bridge, BridgeError, DryRun, Unsent};
 use crate::model::{Item, Rebuilt, ResponseId, Retention, TurnRequest};
 
-const X_DRY_RUN: &str = "x-codex-bridge-dry-run";
+pub(crate) const X_DRY_RUN: &str = "x-codex-bridge-dry-run";
+/// What it may say.
+pub(crate) const WORDS: &[&str] = &["true", "1", "full", "false", "0"];
 const QUERY: &str = "dry_run";
+pub(crate) const PARAMETER: Parameter =
+    Parameter::new(QUERY, Check::Word(WORDS), "as the header `x-codex-bridge-dry-run`");
 
 /// How much of a dry run is asked for. An extractor; the header wins over the query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,13 +56,13 @@ impl<S: Sync> FromRequestParts<S> for Wanted {
 
 impl Wanted {
     fn of(parts: &Parts) -> Result<Self, ApiError> {
-        if let Some(value) = parts.headers.get(X_DRY_RUN) {
-            return Self::read(X_DRY_RUN, value.to_str().unwrap_or_default());
-        }
         let pairs = parts.uri.query().unwrap_or_default().split('&').map(|pair| pair.split_once('='));
-        match pairs.flatten().find(|(name, _)| *name == QUERY) {
-            Some((_, value)) => Self::read(QUERY, value),
-            None => Ok(Self::Nothing),
+        let asked = pairs.flatten().find(|(name, _)| *name == QUERY);
+        // Read where the header wins too: a mistake is a mistake.
+        let asked = asked.map(|(_, value)| Self::read(QUERY, value)).transpose()?;
+        match parts.headers.get(X_DRY_RUN) {
+            Some(value) => Self::read(X_DRY_RUN, value.to_str().unwrap_or_default()),
+            None => Ok(asked.unwrap_or(Self::Nothing)),
         }
     }
 
@@ -107,8 +113,8 @@ pub(crate) async fn respond(
 }
 
 /// `bridge.dry_run`.
-#[derive(Debug, Serialize)]
-struct Plan<'a> {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Plan<'a> {
     object: &'static str,
     request: Request<'a>,
     model: Model<'a>,
@@ -129,7 +135,7 @@ struct Plan<'a> {
     admission: Admission,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Request<'a> {
     id: &'a str,
     target: String,
@@ -138,7 +144,7 @@ struct Request<'a> {
     turns: usize,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Model<'a> {
     /// As the request, its class or the configuration names it.
     asked: Option<&'a str>,
@@ -146,7 +152,7 @@ struct Model<'a> {
 }
 
 /// What is sent or applied; null for the model's or the account's own.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Settings<'a> {
     effort: Option<&'a str>,
     summary: Option<&'a str>,
@@ -161,7 +167,7 @@ struct Settings<'a> {
     client_metadata: &'a BTreeMap<String, String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Chain<'a> {
     previous_response_id: Option<&'a str>,
     length: u32,
@@ -169,19 +175,19 @@ struct Chain<'a> {
 }
 
 /// By the tokenizer of the GPT-5 family; images, audio and reasoning count nothing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Estimate {
     input_tokens: u64,
 }
 
 /// A request to the app-server.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Sent<'a> {
     method: &'static str,
     params: &'a Value,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Injected<'a> {
     count: usize,
     /// Of their JSON.
@@ -189,10 +195,11 @@ struct Injected<'a> {
     /// Outputs that the waiting turn is given instead.
     tool_outputs: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<Map<String, Value>>")]
     items: Option<&'a [Item]>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Admission {
     /// `open`, `queueing`, `full` or `draining`.
     state: &'static str,

@@ -6,18 +6,22 @@ use std::time::Duration;
 use super::audio::AudioCheck;
 use super::auth::Keys;
 use super::auth_backoff::Backoff;
+use super::batches::Batches;
 use super::classes::Classes;
+use super::compactions::Compactions;
 use super::conversations::Conversations;
 use super::fallback::Fallback;
+use super::file_objects::Files;
 use super::files::FileReader;
 use super::images::ImageFetcher;
-use super::intake::Intake;
+use super::intake::{Intake, Room};
 use super::items::Media;
 use super::origin::Origins;
-use super::responses::Background;
+use super::responses::{Background, Sockets};
 use crate::bridge::Bridge;
 use crate::config::{AuthConfig, Config, RequestsConfig, StreamConfig};
-use crate::store::Documents;
+use crate::model::KeyId;
+use crate::store::{Documents, Seal};
 use crate::tasks::Tasks;
 
 /// The HTTP side's state. Cheap to clone; all clones are one.
@@ -46,6 +50,12 @@ pub struct Edge {
     /// Responses that nobody waits for.
     pub(crate) background: Background,
     pub(crate) conversations: Conversations,
+    /// Compaction items of our own.
+    pub(crate) compactions: Arc<Compactions>,
+    /// What is uploaded, and what batches write.
+    pub(crate) files: Files,
+    pub(crate) batches: Batches,
+    pub(crate) sockets: Sockets,
     /// Whether `store: false` responses can be continued.
     pub(crate) keep_unstored: bool,
 }
@@ -63,6 +73,7 @@ impl Edge {
     pub fn new(
         bridge: Bridge,
         documents: Arc<Documents>,
+        seal: Seal,
         config: &Config,
         tasks: &Tasks,
     ) -> Result<Self, EdgeError> {
@@ -91,7 +102,11 @@ impl Edge {
             requests: config.requests,
             fallback: Fallback::new(&config.fallback)?.map(Arc::new),
             classes: Classes::new(&config.classes),
+            files: Files::new(Arc::clone(&documents), config, tasks),
+            batches: Batches::new(Arc::clone(&documents), config, tasks),
             background: Background::new(documents, config, tasks),
+            compactions: Arc::new(Compactions::new(seal)),
+            sockets: Sockets::new(&config.websocket, tasks),
             keep_unstored: config.continuation.keep_unstored,
         })
     }
@@ -100,16 +115,24 @@ impl Edge {
     /// before anything is served.
     pub async fn start(&self) {
         self.background.start(self).await;
+        self.batches.start(self).await;
     }
 
-    /// No response of the background is begun any more.
+    /// Room for a body of so many bytes; `None` where there was none in time.
+    pub(crate) async fn room(&self, key: &KeyId, bytes: usize) -> Option<Room> {
+        tokio::time::timeout(self.body_timeout, self.intake.take(key, bytes)).await.ok().flatten()
+    }
+
+    /// No response of the background is begun any more, and no row of a batch.
     pub fn begin_drain(&self) {
         self.background.close();
+        self.batches.close();
     }
 
     /// Waits until all of them are as they will be found by the next process; `false` if some are not by `limit`.
     pub async fn drained(&self, limit: Duration) -> bool {
-        tokio::time::timeout(limit, self.background.settled()).await.is_ok()
+        let settled = async { tokio::join!(self.background.settled(), self.batches.settled()) };
+        tokio::time::timeout(limit, settled).await.is_ok()
     }
 
     /// Takes over keys that were read anew; with a reason instead, the old ones stay and health tells it.

@@ -5,11 +5,13 @@ pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::observe::Envelope;
@@ -28,7 +30,7 @@ pub(crate) struct ApiError {
 }
 
 /// Tells the official SDKs whether to send the request again.
-const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub(crate) const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 impl ApiError {
     /// The error of a code of ours.
@@ -89,6 +91,17 @@ impl ApiError {
         }
     }
 
+    /// The event that tells it over a socket. What it says of the request beside it stands in `headers`.
+    pub(crate) fn event<'a>(&'a self, stream_id: Option<&'a str>, headers: &'a HeaderMap) -> ErrorEvent<'a> {
+        let text =
+            |(name, value): (&'a HeaderName, &'a HeaderValue)| Some((name.as_str(), value.to_str().ok()?));
+        let ErrorBody { mut error } = self.body();
+        // Its readers want one in any case.
+        error.code.get_or_insert(self.kind);
+        let error = PayloadFields { error, headers: headers.iter().filter_map(text).collect() };
+        ErrorEvent { kind: "error", status: self.status.as_u16(), error, stream_id }
+    }
+
     /// The word of the closed list of codes that `response.error` takes. The list has none for most
     /// failures; the message and [`ApiError::body`] tell them apart.
     pub(crate) fn response_code(&self) -> &'static str {
@@ -113,19 +126,28 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// What it says in the response's head.
+    pub(crate) fn headers(&self) -> HeaderMap {
         let row = self.row();
         let otherwise = row.and_then(|row| row.retry_after?.otherwise).map(Duration::from_secs);
-        let mut response = (self.status, self.body().to_json()).into_response();
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let mut headers = HeaderMap::new();
         if let Some(wait) = self.retry_after.or(otherwise) {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         // The SDKs would otherwise go by the status alone, and send what cannot succeed twice more at once.
         let again = if row.is_some_and(|row| row.retry) { "true" } else { "false" };
         headers.insert(X_SHOULD_RETRY, HeaderValue::from_static(again));
+        headers
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, self.body().to_json()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.extend(self.headers());
         // For the request log, and the trace.
         response.extensions_mut().insert(self);
         response
@@ -133,12 +155,12 @@ impl IntoResponse for ApiError {
 }
 
 /// `{"error": {…}}`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct ErrorBody<'a> {
     error: ErrorFields<'a>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct ErrorFields<'a> {
     message: &'a str,
     #[serde(rename = "type")]
@@ -148,6 +170,34 @@ struct ErrorFields<'a> {
     /// Ours, only where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     bridge: Option<&'a Envelope>,
+}
+
+/// `{"type": "error", …}`.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErrorEvent<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    status: u16,
+    error: PayloadFields<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_id: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+struct PayloadFields<'a> {
+    #[serde(flatten)]
+    error: ErrorFields<'a>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> ErrorEvent<'a> {
+    /// The same event with the call's trace.
+    #[must_use]
+    pub(crate) fn with_trace(mut self, trace: Option<&'a Envelope>) -> Self {
+        self.error.error.bridge = trace;
+        self
+    }
 }
 
 impl<'a> ErrorBody<'a> {

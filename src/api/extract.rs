@@ -15,6 +15,7 @@ use super::edge::Edge;
 use super::error::ApiError;
 use super::intake::Room;
 use super::observe::Call;
+use crate::model::KeyId;
 
 /// How long a client is told to wait when there was no room for its body.
 const NO_ROOM_RETRY: Duration = Duration::from_secs(1);
@@ -31,8 +32,8 @@ impl FromRequest<Edge> for JsonBody {
         let length = check_head(request.headers(), edge.max_body_bytes)?;
         let call = request.extensions().get::<Call>().cloned();
         let deadline = Instant::now() + edge.body_timeout;
-        let room = timeout_at(deadline, edge.intake.take(length.unwrap_or_default())).await;
-        let mut room = room.ok().flatten().ok_or_else(no_room)?;
+        let key = call.as_ref().map_or_else(KeyId::anonymous, Call::key);
+        let mut room = edge.room(&key, length.unwrap_or_default()).await.ok_or_else(no_room)?;
         let mut body = BytesMut::with_capacity(length.unwrap_or_default());
         read(request.into_body(), edge.max_body_bytes, &mut body, &mut room, deadline).await?;
         let body = body.freeze();
@@ -94,8 +95,8 @@ async fn read(
     }
 }
 
-/// Says where the mistake is, never what stands there.
-fn parse(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+/// A JSON object. Says where the mistake is, never what stands there.
+pub(crate) fn parse(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     if body.trim_ascii().is_empty() {
         return Err(bad_json("The request has no body: send a JSON object."));
     }
@@ -131,7 +132,7 @@ fn too_slow() -> ApiError {
     ApiError::new("request_timeout", message)
 }
 
-fn no_room() -> ApiError {
+pub(crate) fn no_room() -> ApiError {
     let message = "Too many request bodies are held at once (`server.body_memory`); try again.";
     let mut error = ApiError::new("server_overloaded", message);
     error.retry_after = Some(NO_ROOM_RETRY);

@@ -8,8 +8,9 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -20,6 +21,7 @@ use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
 use reqwest::Client;
 use reqwest::redirect::Policy;
+use schemars::JsonSchema;
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,8 +30,10 @@ use url::Url;
 use self::request::{Refused, Wanted};
 use super::edge::Edge;
 use super::error::ApiError;
+use super::identity::X_TRACE;
 use super::observe::{Call, FALLBACK_FAILED};
 use crate::config::{FallbackConfig, FallbackReason};
+use crate::model::KeyId;
 
 /// Why the fallback answered, or `failed` where it should have and could not.
 pub(crate) const X_FALLBACK: HeaderName = HeaderName::from_static("x-codex-bridge-fallback");
@@ -40,9 +44,24 @@ pub(crate) struct Fallback {
     base: Url,
     config: FallbackConfig,
     client: Client,
-    /// One permit a call, until its answer has been passed on.
-    room: Arc<Semaphore>,
+    room: Arc<Room>,
     counters: Counters,
+}
+
+/// Who has a call there, until its answer has been passed on.
+#[derive(Debug)]
+struct Room {
+    calls: Arc<Semaphore>,
+    /// How many each key has; none is not in it. Locked for a moment only.
+    of_keys: Mutex<HashMap<KeyId, usize>>,
+}
+
+/// Room for one call; given back by drop.
+#[derive(Debug)]
+struct Place {
+    room: Arc<Room>,
+    key: KeyId,
+    _call: OwnedSemaphorePermit,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +74,7 @@ struct Counters {
 }
 
 /// For `/v1/health`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Report {
     on: Vec<&'static str>,
     running: usize,
@@ -67,7 +86,7 @@ pub(crate) struct Report {
     full: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Answered {
     down: u64,
     logged_out: u64,
@@ -89,7 +108,8 @@ impl Fallback {
             .pool_max_idle_per_host(config.max_calls)
             .user_agent(concat!("codex-bridge/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        let room = Arc::new(Semaphore::new(config.max_calls));
+        let room =
+            Arc::new(Room { calls: Arc::new(Semaphore::new(config.max_calls)), of_keys: Mutex::default() });
         Ok(Some(Self { base, config: config.clone(), client, room, counters: Counters::default() }))
     }
 
@@ -97,7 +117,7 @@ impl Fallback {
         let told = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Report {
             on: self.config.on.iter().map(|reason| reason.as_str()).collect(),
-            running: self.config.max_calls.saturating_sub(self.room.available_permits()),
+            running: self.config.max_calls.saturating_sub(self.room.calls.available_permits()),
             max_calls: self.config.max_calls,
             answered: Answered {
                 down: told(&self.counters.down),
@@ -123,7 +143,7 @@ impl Fallback {
     }
 
     /// Asks it. What went wrong is for the log: nothing of it may hold what the client wrote.
-    async fn ask(&self, path: &str, body: Vec<u8>, permit: OwnedSemaphorePermit) -> Result<Response, String> {
+    async fn ask(&self, path: &str, body: Vec<u8>, place: Place) -> Result<Response, String> {
         let url = format!("{}/{path}", self.base.as_str().trim_end_matches('/'));
         let mut request = self
             .client
@@ -146,7 +166,7 @@ impl Fallback {
             }
         }
         let chunks = answer.bytes_stream().map(move |chunk| {
-            let _held = &permit;
+            let _held = &place;
             chunk.map_err(reqwest::Error::without_url)
         });
         *response.body_mut() = Body::from_stream(chunks);
@@ -163,44 +183,98 @@ impl Fallback {
     }
 }
 
-/// Around the routes that call a model: lets the fallback answer what the native path could not take.
-pub(crate) async fn around(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    let Some(fallback) = edge.fallback.clone() else { return next.run(request).await };
-    let call = request.extensions().get::<Call>().cloned();
-    let path = request.uri().path().trim_start_matches("/v1/").to_owned();
-    let mut native = next.run(request).await;
-    let reason = native.extensions().get::<ApiError>().and_then(|error| fallback.reason(error));
-    let (Some(reason), Some(call)) = (reason, call.filter(|call| !call.stays_here())) else { return native };
-    let Some(body) = call.body() else { return native };
+impl Room {
+    /// Room for one more call of `key`, which may have `concurrency` at once: what it has here are none of the native
+    /// path's, which took none of them. Fails where there is none, with why.
+    fn enter(self: &Arc<Self>, key: KeyId, concurrency: Option<usize>) -> Result<Place, &'static str> {
+        let Ok(call) = Arc::clone(&self.calls).try_acquire_owned() else {
+            return Err("it has as many calls as it may have (`fallback.max_calls`)");
+        };
+        let mut of_keys = self.of_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = of_keys.get(&key).copied().unwrap_or_default();
+        if concurrency.is_some_and(|bound| running >= bound) {
+            return Err("the key has as many calls there as it may have (its `concurrency`)");
+        }
+        of_keys.insert(key.clone(), running + 1);
+        drop(of_keys);
+        Ok(Place { room: Arc::clone(self), key, _call: call })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut of_keys = self.room.of_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = of_keys.get_mut(&self.key) {
+            *running -= 1;
+            if *running == 0 {
+                of_keys.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// What became of a call that was one for the fallback.
+pub(crate) enum Instead {
+    /// It was not, or it is none there.
+    Native,
+    Answered(Response),
+    Failed,
+}
+
+/// Lets the fallback answer a call that has failed so, where it is one for it. `path` is that of the call, below `/v1/`.
+pub(crate) async fn instead(edge: &Edge, call: &Call, path: &str, error: &ApiError) -> Instead {
+    let Some(fallback) = &edge.fallback else { return Instead::Native };
+    let Some(reason) = fallback.reason(error).filter(|_| !call.stays_here()) else { return Instead::Native };
+    let Some(body) = call.body() else { return Instead::Native };
     let wanted = Wanted { config: &fallback.config, class: call.task_class() };
     let body = match wanted.rewrite(body) {
         Ok(body) => body,
         Err(refused @ (Refused::Chain | Refused::Class)) => {
             tracing::debug!(?refused, "the call is none for the fallback");
-            return native;
+            return Instead::Native;
         }
     };
-    let asked = if let Ok(permit) = Arc::clone(&fallback.room).try_acquire_owned() {
-        fallback.ask(&path, body, permit).await.inspect_err(|_| {
+    let asked = match fallback.room.enter(call.key(), call.limits().concurrency) {
+        Ok(place) => fallback.ask(path, body, place).await.inspect_err(|_| {
             fallback.counters.failed.fetch_add(1, Ordering::Relaxed);
-        })
-    } else {
-        fallback.counters.full.fetch_add(1, Ordering::Relaxed);
-        Err("it has as many calls as it may have (`fallback.max_calls`)".to_owned())
+        }),
+        Err(full) => {
+            fallback.counters.full.fetch_add(1, Ordering::Relaxed);
+            Err(full.to_owned())
+        }
     };
     match asked {
         Ok(mut response) => {
             fallback.count(reason);
             call.note_fallback(reason.as_str());
-            if let Some(error) = native.extensions().get::<ApiError>() {
-                call.note_error(error);
+            call.note_error(error);
+            if let Some(trace) = call.trace_of_fallback(reason.as_str(), Some(error)) {
+                response.headers_mut().insert(X_TRACE, trace);
             }
             response.headers_mut().insert(X_FALLBACK, HeaderValue::from_static(reason.as_str()));
-            response
+            Instead::Answered(response)
         }
         Err(error) => {
             tracing::warn!(request_id = %call.request_id, reason = reason.as_str(), error, "the fallback failed");
             call.note_fallback(FALLBACK_FAILED);
+            Instead::Failed
+        }
+    }
+}
+
+/// Around the routes that call a model: lets the fallback answer what the native path could not take.
+pub(crate) async fn around(State(edge): State<Edge>, request: Request, next: Next) -> Response {
+    if edge.fallback.is_none() {
+        return next.run(request).await;
+    }
+    let call = request.extensions().get::<Call>().cloned();
+    let path = request.uri().path().trim_start_matches("/v1/").to_owned();
+    let mut native = next.run(request).await;
+    let (Some(call), Some(error)) = (call, native.extensions().get::<ApiError>()) else { return native };
+    match instead(&edge, &call, &path, error).await {
+        Instead::Native => native,
+        Instead::Answered(response) => response,
+        Instead::Failed => {
             native.headers_mut().insert(X_FALLBACK, HeaderValue::from_static(FALLBACK_FAILED));
             native
         }

@@ -15,10 +15,11 @@ use super::read::{self, Fields, wrong_type};
 pub(crate) struct Field {
     pub(crate) name: &'static str,
     pub(crate) policy: Policy,
-    /// For the README: what holds beyond the policy.
-    note: &'static str,
-    check: Check,
-    neutral: Neutral,
+    /// For the README and the OpenAPI document: what holds beyond the policy.
+    pub(crate) note: &'static str,
+    pub(crate) check: Check,
+    pub(crate) neutral: Neutral,
+    pub(crate) required: bool,
 }
 
 /// What becomes of a field that asks for something.
@@ -34,10 +35,11 @@ pub(crate) enum Policy {
     Refused,
 }
 
-/// Checked whatever the policy: a mistake is a mistake even in a field without effect.
+/// The form of a value. Checked whatever the policy: a mistake is a mistake even in a field without effect. Where the
+/// field is read by a decoder, that is what checks it, and this is its form for the OpenAPI document (a test compares).
 #[derive(Debug)]
 pub(crate) enum Check {
-    /// Where it is read, or not at all.
+    /// Not said.
     Elsewhere,
     Flag,
     Text,
@@ -52,6 +54,12 @@ pub(crate) enum Check {
     Integers(i64, i64),
     /// An object of one `type`, with a text or parts as its `content`.
     Content(&'static str),
+    /// An array of such values.
+    List(&'static Check),
+    /// A text, or such a value.
+    TextOr(&'static Check),
+    /// The official metadata.
+    Metadata,
 }
 
 /// The value that asks for nothing, beside null.
@@ -82,7 +90,7 @@ pub(crate) fn apply(
         ignored.add(name);
         return Ok(());
     };
-    field.check(value)?;
+    field.check.of(name, value)?;
     if field.neutral.is(value) {
         return Ok(());
     }
@@ -111,52 +119,81 @@ pub(crate) fn apply_rest(table: &[Field], from: Fields, ignored: &mut Ignored) -
 
 impl Field {
     pub(crate) const fn honoured(name: &'static str) -> Self {
-        Self { name, policy: Policy::Honoured, note: "", check: Check::Elsewhere, neutral: Neutral::None }
+        Self::new(name, Policy::Honoured, Check::Elsewhere, Neutral::None)
     }
 
     pub(crate) const fn emulated(name: &'static str) -> Self {
-        Self { name, policy: Policy::Emulated, note: "", check: Check::Elsewhere, neutral: Neutral::None }
+        Self::new(name, Policy::Emulated, Check::Elsewhere, Neutral::None)
     }
 
     pub(crate) const fn ignored(name: &'static str, check: Check, neutral: Neutral) -> Self {
-        Self { name, policy: Policy::Ignored, note: "", check, neutral }
+        Self::new(name, Policy::Ignored, check, neutral)
     }
 
     pub(crate) const fn refused(name: &'static str, check: Check, neutral: Neutral) -> Self {
-        Self { name, policy: Policy::Refused, note: "", check, neutral }
+        Self::new(name, Policy::Refused, check, neutral)
+    }
+
+    const fn new(name: &'static str, policy: Policy, check: Check, neutral: Neutral) -> Self {
+        Self { name, policy, note: "", check, neutral, required: false }
+    }
+
+    /// The form that the API's decoder wants.
+    pub(crate) const fn is(mut self, check: Check) -> Self {
+        self.check = check;
+        self
+    }
+
+    pub(crate) const fn required(mut self) -> Self {
+        self.required = true;
+        self
+    }
+
+    /// Whether a decoder takes it.
+    pub(crate) fn is_read(&self) -> bool {
+        matches!(self.policy, Policy::Honoured | Policy::Emulated)
     }
 
     pub(crate) const fn note(mut self, note: &'static str) -> Self {
         self.note = note;
         self
     }
+}
 
-    fn check(&self, value: &Value) -> Result<(), ApiError> {
-        let name = self.name;
-        let (fits, expected) = match self.check {
-            Check::Elsewhere => return Ok(()),
-            Check::Integer(min, max) => return read::integer(name, value, min, max).map(drop),
-            Check::Number(min, max) => return read::decimal(name, value, min, max).map(drop),
-            Check::TextUpTo(max) if value.as_str().is_some_and(|text| text.chars().count() > max) => {
+impl Check {
+    fn of(&self, name: &str, value: &Value) -> Result<(), ApiError> {
+        let (fits, expected) = match self {
+            Self::Elsewhere => return Ok(()),
+            Self::Integer(min, max) => return read::integer(name, value, *min, *max).map(drop),
+            Self::Number(min, max) => return read::decimal(name, value, *min, *max).map(drop),
+            Self::TextUpTo(max) if value.as_str().is_some_and(|text| text.chars().count() > *max) => {
                 let message = format!("Invalid '{name}': expected a string of at most {max} characters.");
                 return Err(ApiError::invalid(name, message).with_code("string_above_max_length"));
             }
-            Check::Word(words) => match value.as_str() {
+            Self::Word(words) => match value.as_str() {
                 Some(word) if !words.contains(&word) => return Err(read::not_one_of(name, words)),
                 word => (word.is_some(), "a string"),
             },
-            Check::Integers(min, max) => {
+            Self::Integers(min, max) => {
                 let entries = value.as_object().into_iter().flatten();
                 for (key, entry) in entries {
-                    read::integer(&format!("{name}.{key}"), entry, min, max)?;
+                    read::integer(&format!("{name}.{key}"), entry, *min, *max)?;
                 }
                 (value.is_object(), "an object")
             }
-            Check::Content(kind) => return read::content(name, value, kind),
-            Check::Flag => (value.is_boolean(), "a boolean"),
-            Check::Text | Check::TextUpTo(_) => (value.is_string(), "a string"),
-            Check::Object => (value.is_object(), "an object"),
-            Check::Array => (value.is_array(), "an array"),
+            Self::Content(kind) => return read::content(name, value, kind),
+            Self::List(check) => {
+                for (index, entry) in value.as_array().into_iter().flatten().enumerate() {
+                    check.of(&format!("{name}[{index}]"), entry)?;
+                }
+                (value.is_array(), "an array")
+            }
+            Self::TextOr(_) if value.is_string() => return Ok(()),
+            Self::TextOr(other) => return other.of(name, value),
+            Self::Flag => (value.is_boolean(), "a boolean"),
+            Self::Text | Self::TextUpTo(_) => (value.is_string(), "a string"),
+            Self::Object | Self::Metadata => (value.is_object(), "an object"),
+            Self::Array => (value.is_array(), "an array"),
         };
         if fits { Ok(()) } else { Err(wrong_type(name, expected, value)) }
     }

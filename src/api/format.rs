@@ -16,6 +16,9 @@ use super::ignored::Ignored;
 use super::read::{Fields, missing, not_one_of};
 use crate::model::Item;
 
+/// The kinds of form.
+pub(crate) const FORMATS: &[&str] = &["text", "json_schema", "json_object"];
+
 /// What a request says about the answer's form.
 #[derive(Debug, Clone)]
 pub(crate) struct Format {
@@ -90,7 +93,7 @@ impl Format {
                 };
                 schema(definition, table, ignored)
             }
-            _ => Err(not_one_of(from.param("type"), &["text", "json_schema", "json_object"])),
+            _ => Err(not_one_of(from.param("type"), FORMATS)),
         }
     }
 }

@@ -6,46 +6,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::auth::KeyHealth;
 use super::classes;
 use super::edge::Edge;
-use super::{fallback, usage};
-use crate::bridge::{BreakerHealth, ContinuationCounts, FaultCounts, Health, ProcessHealth};
+use super::openapi::{self, Group};
+use super::responses::SocketHealth;
+use super::router::routes;
+use super::{batches, fallback, usage};
+use crate::bridge::{BreakerHealth, ContinuationCounts, FaultCounts, Health, ProcessStatus};
 use crate::model::LoginState;
-
-/// What is served, as `METHOD path: what of it`; a new route or ability is named here.
-const CAPABILITIES: &[(&str, &[&str])] = &[
-    (
-        "POST /v1/responses",
-        &["stream", "images", "reasoning", "previous_response_id", "conversation", "background", "dry_run"],
-    ),
-    ("POST /v1/responses/input_tokens", &[]),
-    ("GET /v1/responses/{id}", &["stream"]),
-    ("DELETE /v1/responses/{id}", &[]),
-    ("GET /v1/responses/{id}/input_items", &[]),
-    ("POST /v1/responses/{id}/cancel", &[]),
-    ("POST /v1/conversations", &["items"]),
-    ("GET /v1/conversations/{id}", &[]),
-    ("POST /v1/conversations/{id}", &[]),
-    ("DELETE /v1/conversations/{id}", &[]),
-    ("GET /v1/conversations/{id}/items", &[]),
-    ("POST /v1/conversations/{id}/items", &[]),
-    ("GET /v1/conversations/{id}/items/{item}", &[]),
-    ("DELETE /v1/conversations/{id}/items/{item}", &[]),
-    ("POST /v1/chat/completions", &["stream", "images", "reasoning", "n", "json_schema", "store", "dry_run"]),
-    ("GET /v1/chat/completions", &["metadata"]),
-    ("GET /v1/chat/completions/{id}", &[]),
-    ("POST /v1/chat/completions/{id}", &[]),
-    ("DELETE /v1/chat/completions/{id}", &[]),
-    ("GET /v1/chat/completions/{id}/messages", &[]),
-    ("POST /v1/completions", &["stream", "n", "echo"]),
-    ("GET /v1/models", &["details"]),
-    ("GET /v1/models/{id}", &["details"]),
-    ("GET /v1/health", &[]),
-    ("GET /v1/usage", &[]),
-];
 
 /// `GET /healthz`: the process answers.
 pub(crate) async fn alive() -> Json<Status> {
@@ -74,20 +46,21 @@ pub(crate) async fn ready(State(edge): State<Edge>) -> Response {
 pub(crate) async fn report(State(edge): State<Edge>) -> Json<Report> {
     let fallback = edge.fallback.as_ref().map(|fallback| fallback.report());
     let task_classes = edge.classes.report();
-    let mut report =
-        Report { fallback, task_classes, ..Report::new(edge.bridge.health().await, edge.keys.health()) };
+    let told = Report::new(edge.bridge.health().await, edge.keys.health());
+    let mut report = Report { fallback, task_classes, websockets: edge.sockets.health(), ..told };
+    report.batches = Some(edge.batches.report());
     report.continuation.store.document_bytes = edge.documents.bytes();
     Json(report)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Status {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Report {
     object: &'static str,
     /// `ready`, `draining` or `not_ready`.
@@ -103,25 +76,28 @@ pub(crate) struct Report {
     /// Where one is configured.
     fallback: Option<fallback::Report>,
     continuation: Continuation,
+    batches: Option<batches::Report>,
+    /// Of `GET /v1/responses`.
+    websockets: SocketHealth,
     /// By name; only the ones that are configured.
     task_classes: BTreeMap<String, classes::Report>,
     routes: Vec<Route>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Login {
     /// `logged_in`, `logged_out`, `not_needed` or `unknown`.
     state: &'static str,
     account: Option<Account>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Account {
     kind: String,
     plan: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct AppServer {
     state: &'static str,
     mode: &'static str,
@@ -136,11 +112,13 @@ struct AppServer {
     reruns: u64,
     /// Turns of ours that nobody waited for, found and interrupted.
     orphans_interrupted: u64,
+    /// On the connections that may be used.
+    bytes_sent: u64,
     processes: Vec<Process>,
 }
 
 /// One of the app-servers that share the load.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Process {
     state: &'static str,
     reason: Option<String>,
@@ -153,7 +131,7 @@ struct Process {
     last_disconnect: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Slots {
     total: usize,
     in_use: usize,
@@ -170,7 +148,7 @@ struct Slots {
 }
 
 /// How many there are, and whether they are those of the file; not whose.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Keys {
     /// `ok`, or `stale` while the last reload could not be taken over.
     state: &'static str,
@@ -183,7 +161,7 @@ struct Keys {
 }
 
 /// The circuit breaker over the backend's failures.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Breaker {
     mode: &'static str,
     /// `closed`, `open` or `half_open`.
@@ -198,7 +176,7 @@ struct Breaker {
 }
 
 /// By what the backend did, counted since the start.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Failures {
     error: u64,
     cut: u64,
@@ -206,7 +184,7 @@ struct Failures {
     timeout: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Continuation {
     durability: &'static str,
     records: usize,
@@ -219,7 +197,7 @@ struct Continuation {
     lookups: Lookups,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Store {
     /// `ok` or `unavailable`.
     state: &'static str,
@@ -233,7 +211,7 @@ struct Store {
 }
 
 /// What became of `previous_response_id`s, counted since the start.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Lookups {
     found_recent: u64,
     found_stored: u64,
@@ -247,9 +225,10 @@ struct Lookups {
     store_unavailable: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Route {
-    route: &'static str,
+    /// Method and path.
+    route: String,
     capabilities: &'static [&'static str],
 }
 
@@ -278,6 +257,7 @@ impl Report {
                 last_disconnect: app_server.last_disconnect,
                 reruns: app_server.reruns,
                 orphans_interrupted: app_server.orphans,
+                bytes_sent: app_server.bytes_sent,
                 processes: app_server.processes.into_iter().map(Process::from).collect(),
             },
             slots: Slots {
@@ -304,6 +284,7 @@ impl Report {
             account: usage::Account::new(&health.account),
             breaker: Breaker::new(&health.breaker),
             fallback: None,
+            batches: None,
             continuation: Continuation {
                 durability: continuation.durability,
                 records: continuation.records,
@@ -322,9 +303,16 @@ impl Report {
                 },
                 lookups: Lookups::new(&continuation.counts),
             },
+            websockets: SocketHealth::default(),
             task_classes: BTreeMap::new(),
-            routes: CAPABILITIES.iter().map(|(route, capabilities)| Route { route, capabilities }).collect(),
+            routes: routes().iter().filter(|route| route.group != Group::Open).map(Route::new).collect(),
         }
+    }
+}
+
+impl Route {
+    fn new(route: &openapi::Route) -> Self {
+        Self { route: format!("{} {}", route.method, route.template()), capabilities: route.capabilities }
     }
 }
 
@@ -345,18 +333,18 @@ impl Breaker {
     }
 }
 
-impl From<ProcessHealth> for Process {
-    fn from(health: ProcessHealth) -> Self {
+impl From<ProcessStatus> for Process {
+    fn from(status: ProcessStatus) -> Self {
         Self {
-            state: health.state,
-            reason: health.reason,
-            generation: health.generation,
-            pid: health.pid,
-            memory_bytes: health.memory,
-            database_bytes: health.databases,
-            turns: health.turns,
-            threads: health.threads,
-            last_disconnect: health.last_disconnect,
+            state: status.state.as_str(),
+            reason: status.reason,
+            generation: status.generation,
+            pid: status.pid,
+            memory_bytes: status.memory,
+            database_bytes: status.databases,
+            turns: status.turns,
+            threads: status.threads,
+            last_disconnect: status.last_disconnect,
         }
     }
 }
@@ -416,31 +404,6 @@ mod tests {
             json!({"state": "logged_in", "account": {"kind": "chatgpt", "plan": "plus"}})
         );
         assert!(!report.to_string().contains("secret-id"));
-    }
-
-    #[test]
-    fn every_route_under_v1_is_named() {
-        let mut routes = Vec::new();
-        for route in include_str!("router.rs").split(".route(").skip(1) {
-            let Some((path, methods)) = route.split_once('"').and_then(|(_, rest)| rest.split_once('"'))
-            else {
-                continue;
-            };
-            if !path.starts_with("/v1/") {
-                continue;
-            }
-            let methods = methods.split(".route_layer").next().unwrap_or_default();
-            let path = path.replace("{*", "{");
-            for method in ["get", "post", "delete"] {
-                if methods.contains(&format!("{method}(")) {
-                    routes.push(format!("{} {path}", method.to_uppercase()));
-                }
-            }
-        }
-        let mut named: Vec<_> = CAPABILITIES.iter().map(|(route, _)| (*route).to_owned()).collect();
-        routes.sort_unstable();
-        named.sort_unstable();
-        assert_eq!(routes, named);
     }
 
     #[test]

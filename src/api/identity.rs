@@ -20,7 +20,7 @@ use super::request_id::is_safe;
 use crate::model::{SessionId, SessionIdentity, SessionSource};
 
 /// Turns the trace on.
-const X_TRACE: &str = "x-codex-bridge-trace";
+pub(crate) const X_TRACE: &str = "x-codex-bridge-trace";
 /// A longer `x-codex-turn-metadata` is not read, bytes.
 const MAX_JSON: usize = 16 * 1024;
 
@@ -40,9 +40,9 @@ const SOURCES: &[Source] = &[
     Source::header("session_id"),
     Source::header("x-session-id"),
     Source::header("thread-id"),
-    Source { members: &["session_id", "thread_id"], ..Source::header("x-codex-turn-metadata") },
     // Codex clients put the thread's id there; others a new one each time, as the official API wants it.
     Source { of_one_request: true, ..Source::header("x-client-request-id") },
+    Source { members: &["session_id", "thread_id"], ..Source::header("x-codex-turn-metadata") },
     Source::body("metadata.session_id"),
     Source::body("metadata.thread_id"),
     Source::body("metadata.conversation_id"),

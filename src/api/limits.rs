@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use self::bucket::{Bucket, Standing};
+pub(crate) use self::headers::{REQUESTS, TOKENS};
 use super::error::ApiError;
 use crate::config::KeyLimits;
 use crate::model::Trace;
@@ -92,7 +93,7 @@ impl Rates {
 
     /// Says how the key stands, where it has limits.
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
-        for (names, bucket) in [(headers::REQUESTS, &self.requests), (headers::TOKENS, &self.tokens)] {
+        for (names, bucket) in [(REQUESTS, &self.requests), (TOKENS, &self.tokens)] {
             if let Some(bucket) = bucket {
                 headers::write(headers, names, bucket.standing());
             }

@@ -1,18 +1,45 @@
 //! Official lists and their pages.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use super::fields::Check;
+use super::openapi::Parameter;
 use super::query::Query;
+use super::responses::INCLUDES;
 
 /// Most entries of a page.
-const MOST: u64 = 100;
+const MOST: u16 = 100;
 /// Entries of a page, where the caller does not say.
 const USUAL: u64 = 20;
+const ORDERS: &[&str] = &["asc", "desc"];
+
+/// What [`Paging::of`] reads.
+pub(crate) const AFTER: Parameter =
+    Parameter::new("after", Check::Text, "the id of the entry before the page");
+pub(crate) const LIMIT: Parameter =
+    Parameter::new("limit", Check::Integer(1, MOST as i64), "most entries of the page; 20 where not said");
+pub(crate) const ORDER: Parameter = Parameter::new("order", Check::Word(ORDERS), "by when they were made");
+
+/// Of stored items.
+pub(crate) const INCLUDE: Parameter = Parameter::new(
+    "include",
+    Check::List(&Check::Word(INCLUDES)),
+    "`reasoning.encrypted_content`; what else it names has no effect",
+);
+
+/// What is left of something deleted.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Deletion {
+    pub(crate) id: String,
+    pub(crate) object: &'static str,
+    pub(crate) deleted: bool,
+}
 
 /// A page of a list; an empty one has empty ids.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct List {
     object: &'static str,
     data: Vec<Map<String, Value>>,
@@ -33,11 +60,21 @@ pub(crate) struct Paging {
 impl Paging {
     /// Reads it from a query; `order` is the usual one.
     pub(crate) fn of(query: &Query, order: &'static str) -> Result<Self, ApiError> {
-        let limit = query.integer("limit", 1..=MOST)?.unwrap_or(USUAL);
+        Self::within(query, order, USUAL, MOST)
+    }
+
+    /// The same with other bounds.
+    pub(crate) fn within(
+        query: &Query,
+        order: &'static str,
+        usual: u64,
+        most: u16,
+    ) -> Result<Self, ApiError> {
+        let limit = query.integer("limit", 1..=most.into())?.unwrap_or(usual);
         Ok(Self {
             after: query.text("after").map(str::to_owned),
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
-            descending: query.one_of("order", &["asc", "desc"])?.unwrap_or(order) == "desc",
+            descending: query.one_of("order", ORDERS)?.unwrap_or(order) == "desc",
         })
     }
 

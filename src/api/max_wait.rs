@@ -8,7 +8,7 @@ use http::request::Parts;
 use super::error::ApiError;
 use crate::config;
 
-const X_MAX_WAIT: &str = "x-codex-bridge-max-wait";
+pub(crate) const X_MAX_WAIT: &str = "x-codex-bridge-max-wait";
 
 /// The header's value. An extractor.
 #[derive(Debug)]

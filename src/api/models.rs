@@ -4,24 +4,30 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::access::{hidden, may_use};
 use super::edge::Edge;
 use super::error::ApiError;
+use super::fields::Check;
 use super::observe::Call;
+use super::openapi::Parameter;
 use crate::model::ModelInfo;
 
 /// `created` of every model, 2025-01-01: the catalogue has no dates, and the official shape wants one.
 const CREATED: i64 = 1_735_689_600;
 
-#[derive(Debug, Serialize)]
+pub(crate) const QUERY: &[Parameter] =
+    &[Parameter::new("details", Check::Text, "`true` adds what the catalogue says of a model")];
+
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct List {
     object: &'static str,
     data: Vec<Model>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Model {
     id: String,
     object: &'static str,
@@ -32,7 +38,7 @@ pub(crate) struct Model {
 }
 
 /// Ours, only with `?details=true`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Details {
     /// The catalogue id; another one than the model's where that is an alias.
     catalogue_id: String,
@@ -55,7 +61,7 @@ pub(crate) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<List>, ApiError> {
     let details = wants_details(query.as_deref());
-    let models = edge.bridge.models().await?;
+    let models = edge.bridge.asked_by(call.key()).models().await?;
     let shown = models.iter().filter(|model| !model.hidden && may_use(&call, &edge.bridge, &model.id));
     let data = shown.map(|model| Model::new(&model.id, model, details)).collect();
     Ok(Json(List { object: "list", data }))
@@ -70,7 +76,7 @@ pub(crate) async fn retrieve(
 ) -> Result<Json<Model>, ApiError> {
     let Path(id) =
         id.map_err(|_| ApiError::request(StatusCode::BAD_REQUEST, "The model id is not UTF-8."))?;
-    let model = edge.bridge.resolve_model(Some(&id)).await?;
+    let model = edge.bridge.asked_by(call.key()).resolve_model(Some(&id)).await?;
     if !may_use(&call, &edge.bridge, &model.id) {
         return Err(hidden(&id));
     }

@@ -19,8 +19,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tracing::Instrument;
 
-use self::call::internal;
-pub(crate) use self::call::{Call, FALLBACK_FAILED};
+pub(crate) use self::call::{Call, FALLBACK_FAILED, internal};
 use self::envelope::millis;
 pub(crate) use self::envelope::{Envelope, Session};
 use self::line::Line;
@@ -32,10 +31,11 @@ pub(crate) const X_PROCESSING_MS: HeaderName = HeaderName::from_static("openai-p
 /// The bridge's version.
 pub(crate) const X_VERSION: HeaderName = HeaderName::from_static("x-codex-bridge-version");
 
-/// The log line of a call that goes on in the background; written when it is dropped.
-pub(crate) struct BackgroundLine(Line);
+/// The log line of a call that no HTTP answer ends: one in the background, one of a socket. Written when it is
+/// dropped.
+pub(crate) struct CallLine(Line);
 
-impl BackgroundLine {
+impl CallLine {
     pub(crate) fn new(call: Call) -> Self {
         Self(Line { call, started: Instant::now(), head: None, ended: false })
     }

@@ -169,11 +169,13 @@ pub(crate) fn decimal(param: &str, value: &Value, min: f64, max: f64) -> Result<
     Ok(number)
 }
 
-/// `metadata`, within the official bounds: pairs, and characters of a key and a value.
+/// Of `metadata`, officially: pairs, and characters of a key and a value.
+pub(crate) const MAX_PAIRS: usize = 16;
+pub(crate) const MAX_KEY: usize = 64;
+pub(crate) const MAX_VALUE: usize = 512;
+
+/// `metadata`, within the official bounds.
 pub(crate) fn metadata(body: &mut Fields) -> Result<BTreeMap<String, String>, ApiError> {
-    const MAX_PAIRS: usize = 16;
-    const MAX_KEY: usize = 64;
-    const MAX_VALUE: usize = 512;
     let Some(metadata) = body.object("metadata")? else { return Ok(BTreeMap::new()) };
     let pairs = metadata.rest();
     let too_long = |what: &str, max: usize, code: &str| {

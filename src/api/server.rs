@@ -1,10 +1,12 @@
-//! Connections: HTTP/1.1 and cleartext HTTP/2 on every listener, their limits, and the way down.
+//! Connections: HTTP/1.1 and cleartext HTTP/2 on every listener, their limits, and the way down. One that becomes a
+//! WebSocket goes on with its place and under the same limits ([`Seat`]).
 
 mod activity;
 mod full;
 mod lingering;
 mod refusals;
 mod room;
+mod seat;
 #[cfg(test)]
 mod tests;
 mod write_limit;
@@ -32,12 +34,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use self::activity::{Overdue, Patience};
+use self::activity::{Overdue, Patience, STREAM};
 use self::full::Full;
 pub(crate) use self::full::refuse_if_full;
 use self::lingering::Lingering;
 use self::refusals::Refusals;
 use self::room::{Place, Room, Ticket};
+pub(crate) use self::seat::{Busy, Seat};
 use self::write_limit::WriteLimit;
 use crate::config::ServerConfig;
 use crate::tasks::Tasks;
@@ -54,7 +57,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// An HTTP/2 peer that is silent this long is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long an idle client may take to see that we close.
-const GOODBYE: Duration = Duration::from_secs(1);
+pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a connection beyond the limit is kept: enough to be told so.
 const STANDING_TIME: Duration = Duration::from_secs(5);
 
@@ -120,7 +123,7 @@ async fn accept_any(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketA
     .await
 }
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Closing {
     /// Finish what runs, start nothing new.
     draining: CancellationToken,
@@ -142,23 +145,24 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-        let place = room.place(ticket).await;
+        let place = Arc::new(room.place(ticket).await);
         let stream = WriteLimit::new(Refusals::new(Lingering::new(stream)), self.patience.write);
         let service = service_fn({
             let (activity, router, peer) = (Arc::clone(&place.activity), self.router, Peer(self.from.ip()));
-            let seated = place.seated;
+            let seat = Seat::new(&place, &self.closing);
             move |mut request: Request<Incoming>| {
                 let running = activity.begin();
                 request.extensions_mut().insert(peer);
-                if !seated {
+                if seat.is_standing() {
                     request.extensions_mut().insert(Full);
                 }
+                request.extensions_mut().insert(seat.clone());
                 let answer = router.clone().oneshot(request.map(Body::new));
                 async move { Ok::<_, Infallible>(answer.await?.map(|body| running.answer(body))) }
             }
         });
         let builder = builder(tasks, self.patience, place.seated);
-        let connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         drive(connection, &place, self.patience, &self.closing).await;
     }
 }
@@ -234,7 +238,8 @@ where
     }
 }
 
-/// Spawns HTTP/2 streams through our own tracker. Each ends with its connection.
+/// Spawns HTTP/2 streams through our own tracker. Each ends with its connection, or alone by its token: dropped,
+/// it is reset.
 #[derive(Clone)]
 struct Spawner(Tasks);
 
@@ -243,6 +248,13 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn("stream", future);
+        let unread = CancellationToken::new();
+        let stream = STREAM.scope(unread.clone(), future);
+        self.0.spawn("stream", async move {
+            tokio::select! {
+                () = stream => {}
+                () = unread.cancelled() => {}
+            }
+        });
     }
 }

@@ -20,6 +20,43 @@ pub(crate) fn assert_valid(schema: &str, value: &Value) {
     assert!(mistakes.is_empty(), "not a {schema}:\n{}\n{value:#}", mistakes.join("\n"));
 }
 
+/// The same for a whole answer, but for what is ours in it and documented.
+pub(crate) fn assert_official(schema: &str, answer: &Value) {
+    let mut official = answer.clone();
+    without(Some(&mut official), &["bridge", "details"]);
+    without(official.get_mut("response"), &["bridge"]);
+    without(official.get_mut("error"), &["bridge"]);
+    for model in entries(&mut official, "data") {
+        without(Some(model), &["details"]);
+    }
+    for choice in entries(&mut official, "choices") {
+        without(choice.get_mut("message"), &["reasoning_content"]);
+        without(choice.get_mut("delta"), &["reasoning_content"]);
+    }
+    assert_valid(schema, &official);
+}
+
+/// The same for an event of a stream whose events are of `schema`.
+pub(crate) fn assert_official_event(schema: &str, event: &Value) {
+    let is_error = event["error"].is_object() && !event["type"].is_string();
+    match event["type"].as_str() {
+        _ if event == "[DONE]" => {}
+        _ if is_error => assert_official("ErrorResponse", event),
+        Some(kind) if schema == "ResponseStreamEvent" => assert_official(&stream_event(kind), event),
+        _ => assert_official(schema, event),
+    }
+}
+
+fn entries<'a>(of: &'a mut Value, name: &str) -> impl Iterator<Item = &'a mut Value> {
+    of.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+fn without(object: Option<&mut Value>, names: &[&str]) {
+    if let Some(fields) = object.and_then(Value::as_object_mut) {
+        fields.retain(|name, _| !names.contains(&name.as_str()));
+    }
+}
+
 /// Whether `value` is exactly what the named schema describes.
 pub(crate) fn is_valid(schema: &str, value: &Value) -> bool {
     validator(schema).is_valid(value)
@@ -78,9 +115,28 @@ fn except(schemas: &mut Map<String, Value>) {
     // `usage` is null until the end.
     let usage = schemas["ResponseUsage"].take();
     schemas["ResponseUsage"] = json!({ "anyOf": [usage, { "type": "null" }] });
-    // `store` is answered as it was asked.
+    // So it is in a stream of these, as is the reason.
+    let completion = &mut schemas["CreateCompletionResponse"]["properties"];
+    let reason = &mut completion["choices"]["items"]["properties"]["finish_reason"];
+    *reason = json!({ "anyOf": [reason.take(), { "type": "null" }] });
+    completion["usage"] = json!({ "anyOf": [completion["usage"].take(), { "type": "null" }] });
+    // A stream has what a whole answer has: citations, and calls of custom tools.
+    let citations = schemas["ChatCompletionResponseMessage"]["properties"]["annotations"].clone();
+    schemas["ChatCompletionStreamResponseDelta"]["properties"]["annotations"] = citations;
+    let call = &mut schemas["ChatCompletionMessageToolCallChunk"]["properties"];
+    call["type"]["enum"] = json!(["function", "custom"]);
+    let text = json!({ "type": "string" });
+    call["custom"] = json!({ "type": "object", "properties": { "name": text, "input": text } });
+    // What was said is listed with what was answered.
+    let mut message = schemas["ChatCompletionResponseMessage"].clone();
+    message["properties"]["role"] = json!({ "type": "string" });
+    schemas["ChatCompletionMessageList"]["properties"]["data"]["items"]["allOf"][0] = message;
+    // `store` is answered as it was asked, and the penalties that nobody can set are told.
     let parts = schemas["Response"]["allOf"].as_array_mut().expect("Response is a composition");
-    parts.push(json!({ "type": "object", "properties": { "store": { "type": "boolean" } } }));
+    let penalty = json!({ "type": "number" });
+    let properties =
+        json!({ "store": { "type": "boolean" }, "frequency_penalty": penalty, "presence_penalty": penalty });
+    parts.push(json!({ "type": "object", "properties": properties }));
 }
 
 #[derive(Clone, Copy, PartialEq)]

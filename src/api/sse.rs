@@ -1,4 +1,5 @@
-//! Server-sent events: engine steps in, frames out. Each event and its blank line is one write, LF only.
+//! Streams: engine steps in, frames out, as server-sent events or as the messages of a socket. Of server-sent events,
+//! each with its blank line is one write, LF only.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -50,69 +51,100 @@ impl Steps for Turn {
 }
 
 /// Frames waiting to be written.
-#[derive(Debug, Default)]
-pub(crate) struct Frames(BytesMut);
+#[derive(Debug)]
+pub(crate) enum Frames {
+    /// Server-sent events.
+    Events(BytesMut),
+    /// Messages: each the data of one event.
+    Messages(Vec<Bytes>),
+}
 
-impl Frames {
-    /// One event with its data as JSON, and its blank line. A name is sent where the API has one.
-    pub(crate) fn event(&mut self, name: Option<&str>, data: &impl Serialize) {
-        let start = self.0.len();
-        if let Some(name) = name {
-            self.0.put_slice(b"event: ");
-            self.0.put_slice(name.as_bytes());
-            self.0.put_u8(b'\n');
-        }
-        self.0.put_slice(b"data: ");
-        // JSON text has no raw line breaks, so one data line holds it.
-        if let Err(error) = serde_json::to_writer((&mut self.0).writer(), data) {
-            tracing::error!(%error, name, "an event could not be written and was left out");
-            self.0.truncate(start);
-            return;
-        }
-        self.0.put_slice(b"\n\n");
-    }
-
-    /// A comment: keeps proxies and clients from taking silence for death.
-    pub(crate) fn comment(&mut self) {
-        self.0.put_slice(b": keep-alive\n\n");
-    }
-
-    /// The last frame of every stream.
-    pub(crate) fn done(&mut self) {
-        self.0.put_slice(b"data: [DONE]\n\n");
-    }
-
-    /// All frames so far.
-    pub(crate) fn take(&mut self) -> Bytes {
-        self.0.split().freeze()
+impl Default for Frames {
+    fn default() -> Self {
+        Self::Events(BytesMut::new())
     }
 }
 
-/// Streams the turns' steps. The head waits for the first sign of an answer, at most `head_timeout`: a turn
-/// that fails before one is an HTTP error instead. Dropping the body drops the turns, and so interrupts them.
+impl Frames {
+    /// None yet, for a socket.
+    pub(crate) const fn messages() -> Self {
+        Self::Messages(Vec::new())
+    }
+
+    /// One event with its data as JSON, and its blank line. A name is sent where the API has one.
+    pub(crate) fn event(&mut self, name: Option<&str>, data: &impl Serialize) {
+        let written = match self {
+            Self::Events(frames) => write_event(frames, name, data),
+            Self::Messages(messages) => serde_json::to_vec(data).map(|message| messages.push(message.into())),
+        };
+        if let Err(error) = written {
+            tracing::error!(%error, name, "an event could not be written and was left out");
+        }
+    }
+
+    /// A comment: keeps proxies and clients from taking silence for death. A socket has pings for that.
+    pub(crate) fn comment(&mut self) {
+        if let Self::Events(frames) = self {
+            frames.put_slice(b": keep-alive\n\n");
+        }
+    }
+
+    /// The last frame of every stream of events; a socket goes on.
+    pub(crate) fn done(&mut self) {
+        if let Self::Events(frames) = self {
+            frames.put_slice(b"data: [DONE]\n\n");
+        }
+    }
+
+    /// All server-sent events so far.
+    pub(crate) fn take(&mut self) -> Bytes {
+        match self {
+            Self::Events(frames) => frames.split().freeze(),
+            Self::Messages(_) => Bytes::new(),
+        }
+    }
+
+    /// All messages so far.
+    pub(crate) fn take_messages(&mut self) -> Vec<Bytes> {
+        match self {
+            Self::Events(_) => Vec::new(),
+            Self::Messages(messages) => std::mem::take(messages),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Events(frames) => frames.len(),
+            Self::Messages(messages) => messages.iter().map(Bytes::len).sum(),
+        }
+    }
+}
+
+fn write_event(frames: &mut BytesMut, name: Option<&str>, data: &impl Serialize) -> serde_json::Result<()> {
+    let start = frames.len();
+    if let Some(name) = name {
+        frames.put_slice(b"event: ");
+        frames.put_slice(name.as_bytes());
+        frames.put_u8(b'\n');
+    }
+    frames.put_slice(b"data: ");
+    // JSON text has no raw line breaks, so one data line holds it.
+    let written = serde_json::to_writer((&mut *frames).writer(), data);
+    match &written {
+        Ok(()) => frames.put_slice(b"\n\n"),
+        Err(_) => frames.truncate(start),
+    }
+    written
+}
+
+/// Streams the turns' steps as server-sent events. A turn that fails before the head is sent is an HTTP error
+/// instead. Dropping the body drops the turns, and so interrupts them.
 pub(crate) async fn respond(
     turns: Vec<impl Steps>,
     encoder: impl Encode,
     config: &StreamConfig,
 ) -> Result<Response, ApiError> {
-    let mut pump = Pump::new(turns, encoder, config.keep_alive);
-    let deadline = Instant::now() + config.head_timeout;
-    let mut early = Vec::new();
-    while let Ok(Some((index, step))) = tokio::time::timeout_at(deadline, pump.steps.next()).await {
-        match step {
-            TurnStep::Finished(Err(error)) => return Err(error.into()),
-            // A turn that has only started may still be refused by the backend.
-            TurnStep::Event(TurnEvent::Started { .. }) => early.push((index, step)),
-            TurnStep::Event(_) | TurnStep::Finished(Ok(_)) => {
-                early.push((index, step));
-                break;
-            }
-        }
-    }
-    pump.encoder.start(&mut pump.frames);
-    for (index, step) in early {
-        pump.encode(index, step);
-    }
+    let pump = Pump::open(turns, encoder, Frames::default(), config).await?;
     let mut response = Response::new(Body::from_stream(pump.into_stream()));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -122,40 +154,68 @@ pub(crate) async fn respond(
 
 /// Owns the turns. Polled by the connection only when the client takes more: what waits meanwhile waits in
 /// the turns' own bounded buffers.
-struct Pump<E> {
+pub(crate) struct Pump<E> {
     /// Ends when every turn has finished or been let go.
     steps: SelectAll<BoxStream<'static, (usize, TurnStep)>>,
     encoder: E,
-    frames: Frames,
+    pub(crate) frames: Frames,
     keep_alive: Duration,
     ended: bool,
 }
 
 impl<E: Encode> Pump<E> {
-    fn new(turns: Vec<impl Steps>, encoder: E, keep_alive: Duration) -> Self {
+    /// Waits for the first sign of an answer, at most `head_timeout`, and begins: a turn that fails before is an
+    /// error, of which nothing was told yet.
+    pub(crate) async fn open(
+        turns: Vec<impl Steps>,
+        encoder: E,
+        frames: Frames,
+        config: &StreamConfig,
+    ) -> Result<Self, ApiError> {
         let steps = stream::select_all(turns.into_iter().enumerate().map(steps_of));
-        Self { steps, encoder, frames: Frames::default(), keep_alive, ended: false }
+        let mut pump = Self { steps, encoder, frames, keep_alive: config.keep_alive, ended: false };
+        let deadline = Instant::now() + config.head_timeout;
+        let mut early = Vec::new();
+        while let Ok(Some((index, step))) = tokio::time::timeout_at(deadline, pump.steps.next()).await {
+            match step {
+                TurnStep::Finished(Err(error)) => return Err(error.into()),
+                // A turn that has only started may still be refused by the backend.
+                TurnStep::Event(TurnEvent::Started { .. }) => early.push((index, step)),
+                TurnStep::Event(_) | TurnStep::Finished(Ok(_)) => {
+                    early.push((index, step));
+                    break;
+                }
+            }
+        }
+        pump.encoder.start(&mut pump.frames);
+        for (index, step) in early {
+            pump.encode(index, step);
+        }
+        Ok(pump)
     }
 
     fn into_stream(self) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> + Send {
-        stream::unfold(self, |mut pump| async move { pump.write().await.map(|bytes| (Ok(bytes), pump)) })
+        stream::unfold(
+            self,
+            |mut pump| async move { pump.fill().await.then(|| (Ok(pump.frames.take()), pump)) },
+        )
     }
 
-    /// The next write: at least one whole frame, and those that are ready by then.
-    async fn write(&mut self) -> Option<Bytes> {
-        while self.frames.0.is_empty() && !self.ended {
+    /// Waits for the next write: at least one whole frame, and those that are ready by then. `false` at the end.
+    pub(crate) async fn fill(&mut self) -> bool {
+        while self.frames.len() == 0 && !self.ended {
             match tokio::time::timeout(self.keep_alive, self.steps.next()).await {
                 Ok(step) => self.advance(step),
                 Err(_) => self.frames.comment(),
             }
         }
-        while self.frames.0.len() < WRITE_BYTES && !self.ended {
+        while self.frames.len() < WRITE_BYTES && !self.ended {
             match self.steps.next().now_or_never() {
                 Some(step) => self.advance(step),
                 None => break,
             }
         }
-        (!self.frames.0.is_empty()).then(|| self.frames.take())
+        self.frames.len() > 0
     }
 
     fn advance(&mut self, step: Option<(usize, TurnStep)>) {

@@ -9,12 +9,13 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
+use super::openapi::{self, described};
 use super::{Edge, router, spec};
 use crate::app_server::AppServer;
 use crate::bridge::Bridge;
-use crate::config::{Config, NamedToken};
-use crate::store::Documents;
+use crate::config::{Config, EncryptionKey, NamedToken};
 use crate::store::testing::Shelf;
+use crate::store::{Documents, Seal};
 use crate::tasks::Tasks;
 
 /// The key of [`config`].
@@ -29,24 +30,30 @@ pub(crate) fn config() -> Config {
 }
 
 /// An engine that is on its way down.
-pub(crate) fn refusing() -> Bridge {
+fn refusing_on(store: Shelf) -> Bridge {
     let tasks = Tasks::new();
     let config = Config::default();
     let nowhere =
         || std::future::ready(Err::<tokio::io::DuplexStream, _>(std::io::ErrorKind::NotFound.into()));
     let cwd = std::path::Path::new("/");
     let app_server = AppServer::over_streams(&config.app_server, cwd, None, nowhere, &tasks);
-    let bridge = Bridge::new(app_server, Arc::new(Shelf::default()), &config, &tasks);
+    let bridge = Bridge::new(app_server, Arc::new(store), &config, &tasks);
     bridge.begin_drain();
     bridge
 }
 
-/// An edge over [`refusing`], with documents in memory.
+/// An edge over [`refusing_on`], with documents in memory.
 pub(crate) fn edge(config: &Config) -> Edge {
-    Edge::new(refusing(), Arc::new(Documents::in_memory()), config, &Tasks::new()).expect("an edge")
+    edge_on(Shelf::default(), Documents::in_memory(), config)
 }
 
-/// All routes, over [`refusing`].
+/// The same, with what is kept.
+pub(crate) fn edge_on(store: Shelf, documents: Documents, config: &Config) -> Edge {
+    let seal = Seal::new(&EncryptionKey::new([7; 32]));
+    Edge::new(refusing_on(store), Arc::new(documents), seal, config, &Tasks::new()).expect("an edge")
+}
+
+/// All routes, over [`refusing_on`].
 pub(crate) fn routes(config: &Config) -> Router {
     router(edge(config))
 }
@@ -77,13 +84,29 @@ impl Answer {
     }
 }
 
-/// Sends one request through the routes.
+/// Sends one request through the routes. The answer is one that the OpenAPI document has, and an official one.
 pub(crate) async fn send(router: Router, request: Request<Body>) -> Answer {
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
     let response = router.oneshot(request).await.expect("routes never fail");
     let (parts, body) = response.into_parts();
     let body = body.collect().await.expect("a whole body").to_bytes();
     let body = String::from_utf8(body.to_vec()).expect("UTF-8");
-    Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+    let answer = Answer { status: parts.status.as_u16(), headers: parts.headers, body };
+    let kind = answer.header("content-type").unwrap_or_default();
+    let official =
+        described::assert_described(openapi::document(), &method, &path, answer.status, kind, &answer.body);
+    if let Some(official) = official {
+        spec::assert_official(&official, &answer.json());
+    }
+    if kind.starts_with("text/event-stream") {
+        let official =
+            described::official_events(openapi::document(), &method, &path).expect("a stream's path");
+        let told = answer.body.lines().filter_map(|line| line.strip_prefix("data: "));
+        for event in told.filter(|data| *data != "[DONE]") {
+            spec::assert_official_event(official, &serde_json::from_str(event).expect("JSON"));
+        }
+    }
+    answer
 }
 
 /// A POST of JSON with the key.

@@ -9,6 +9,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::edge::Edge;
@@ -17,11 +18,11 @@ use super::time::unix_seconds;
 use crate::app_server::{Credits as KnownCredits, RateLimitWindow};
 use crate::bridge::{AccountHealth, Spent};
 
-const PRIMARY: [HeaderName; 2] = [
+pub(crate) const PRIMARY: [HeaderName; 2] = [
     HeaderName::from_static("x-codex-bridge-account-primary-used-percent"),
     HeaderName::from_static("x-codex-bridge-account-primary-reset"),
 ];
-const SECONDARY: [HeaderName; 2] = [
+pub(crate) const SECONDARY: [HeaderName; 2] = [
     HeaderName::from_static("x-codex-bridge-account-secondary-used-percent"),
     HeaderName::from_static("x-codex-bridge-account-secondary-reset"),
 ];
@@ -65,7 +66,7 @@ pub(crate) async fn report(State(edge): State<Edge>, call: Call) -> Json<Report>
     Json(report)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Report {
     object: &'static str,
     account: Account,
@@ -77,7 +78,7 @@ pub(crate) struct Report {
 }
 
 /// The account's windows, as `/v1/usage` and `/v1/health` tell them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Account {
     /// `open`, `used_up`, `reserved`, or `unknown`.
     state: &'static str,
@@ -95,7 +96,7 @@ pub(crate) struct Account {
     failed_reads: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Window {
     used_percent: f64,
     #[serde(rename = "window_minutes")]
@@ -106,7 +107,7 @@ struct Window {
     reset: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Credits {
     #[serde(rename = "has_credits")]
     some: bool,
@@ -115,13 +116,13 @@ struct Credits {
 }
 
 /// Calls that the windows left no room for.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Refused {
     used_up: u64,
     reserve: u64,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, JsonSchema, Serialize)]
 struct Tally {
     calls: u64,
     failed: u64,

@@ -22,7 +22,7 @@ pub(super) const MAX_CHOICES: i64 = 128;
 /// Stop sequences of one request, as the official bound.
 const MAX_STOPS: usize = 4;
 
-const TIERS: &[&str] = &["auto", "default", "flex", "scale", "priority", "fast"];
+pub(super) const TIERS: &[&str] = &["auto", "default", "flex", "scale", "priority", "fast"];
 
 /// A request, read and checked; its images are still where the client left them.
 #[derive(Debug)]

@@ -1,11 +1,14 @@
 //! Stored chat completions (`store: true`): listed, read again, given other metadata, deleted.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::Plan;
@@ -14,8 +17,10 @@ use super::whole::Completion;
 use crate::api::edge::Edge;
 use crate::api::error::ApiError;
 use crate::api::extract::JsonBody;
-use crate::api::list::{List, Paging};
+use crate::api::fields::{Check, Field};
+use crate::api::list::{AFTER, Deletion, LIMIT, List, ORDER, Paging};
 use crate::api::observe::Call;
+use crate::api::openapi::Parameter;
 use crate::api::query::Query;
 use crate::api::read::{self, Fields, missing};
 use crate::api::sse::Steps;
@@ -26,6 +31,16 @@ use crate::store::{Document, DocumentKind, Documents, Entry, Page, StoreError};
 const KIND: DocumentKind = DocumentKind::Completion;
 /// Completions looked at together for those that are wanted.
 const BATCH: usize = 64;
+
+pub(crate) const UPDATE_FIELDS: &[Field] = &[Field::honoured("metadata").is(Check::Metadata).required()];
+pub(crate) const LIST_QUERY: &[Parameter] = &[
+    Parameter::new("model", Check::Text, "only those of this model"),
+    Parameter::new("metadata", Check::Object, "only those that have all of these: `metadata[key]=value`"),
+    AFTER,
+    LIMIT,
+    ORDER,
+];
+pub(crate) const MESSAGES_QUERY: &[Parameter] = &[AFTER, LIMIT, ORDER];
 
 type Id = Result<Path<String>, PathRejection>;
 type Object = Map<String, Value>;
@@ -79,15 +94,18 @@ pub(crate) async fn update(
     completion.insert("metadata".into(), json!(metadata));
     document.body = serde_json::to_vec(&completion).unwrap_or_default();
     document.expires_at = SystemTime::now().checked_add(edge.document_ttl);
-    edge.documents.put(KIND, &document).await?;
+    // Somebody may have deleted it meanwhile.
+    if !edge.documents.replace(KIND, &document).await? {
+        return Err(not_found(&document.id));
+    }
     Ok(Json(completion))
 }
 
 /// `DELETE /v1/chat/completions/{id}`.
-pub(crate) async fn delete(State(edge): State<Edge>, call: Call, id: Id) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn delete(State(edge): State<Edge>, call: Call, id: Id) -> Result<Json<Deletion>, ApiError> {
     let document = find(&edge, id, &call.key()).await?;
     edge.documents.delete(KIND, &document.id).await?;
-    Ok(Json(json!({ "object": "chat.completion.deleted", "id": document.id, "deleted": true })))
+    Ok(Json(Deletion { id: document.id, object: "chat.completion.deleted", deleted: true }))
 }
 
 /// `GET /v1/chat/completions/{id}/messages`: what the model was given.
@@ -104,6 +122,14 @@ pub(crate) async fn messages(
     let listed = listed.ok_or_else(|| paging.unknown_after())?;
     let messages = listed.found.iter().filter_map(|entry| serde_json::from_slice(&entry.body).ok());
     Ok(Json(List::new(messages.collect(), listed.has_more)))
+}
+
+/// A completion as it is kept and read again.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Kept<'a> {
+    #[serde(flatten)]
+    completion: Completion<'a>,
+    metadata: &'a BTreeMap<String, String>,
 }
 
 /// Where completions are kept.
@@ -133,25 +159,18 @@ impl Shelf {
         messages: &[Value],
         outcomes: &[Outcome],
     ) -> Result<(), StoreError> {
-        let mut completion = serde_json::to_value(Completion::new(plan, outcomes)).unwrap_or_default();
-        if let Some(fields) = completion.as_object_mut() {
-            fields.shift_remove("bridge");
-            fields.insert("metadata".into(), json!(plan.settings.metadata));
-        }
+        let completion = Completion::new(plan, outcomes).without_trace();
+        let kept = Kept { completion, metadata: &plan.settings.metadata };
         let (id, owner) = (plan.id.clone(), plan.call.key());
         let expires_at = SystemTime::now().checked_add(self.ttl);
-        let body = completion.to_string().into_bytes();
-        self.documents.put(KIND, &Document { id, owner, expires_at, body }).await?;
+        let body = serde_json::to_vec(&kept).unwrap_or_default();
+        let document = Document { id, owner, expires_at, body };
         let entry = |(index, message): (usize, &Value)| {
             let id = format!("{}-{index}", plan.id);
             Entry { body: message_of(&id, message).to_string().into_bytes(), id }
         };
-        let entries = messages.iter().enumerate().map(entry).collect();
-        let added = self.documents.append(KIND, &plan.id, entries).await;
-        if added.is_err() {
-            self.documents.delete(KIND, &plan.id).await?;
-        }
-        added
+        let entries: Vec<_> = messages.iter().enumerate().map(entry).collect();
+        self.documents.put_with(KIND, &document, &entries).await
     }
 }
 

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::future::try_join_all;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -31,7 +32,7 @@ use crate::api::sse::{Encode, Frames};
 use crate::api::{answer, sse};
 use crate::bridge::BridgeError;
 use crate::config::RequestsConfig;
-use crate::model::{Item, Outcome, ResponseId, TurnEvent};
+use crate::model::{CallTicket, Item, Outcome, ResponseId, TurnEvent};
 
 /// Tokens of an answer where the caller does not say, as officially.
 const USUAL_TOKENS: u64 = 16;
@@ -58,16 +59,19 @@ pub(crate) async fn create(
     let said: usize = prompts.iter().map(String::len).sum();
     let answers = prompts.len() * n;
     access.charge(dry, Cost { input: said as u64 / 4, output: settings.max_tokens, answers })?;
-    settings.model = access.model(&edge.bridge, settings.model).await?;
+    let bridge = edge.bridge.asked_by(call.key());
+    settings.model = access.model(&bridge, settings.model).await?;
     if let Some(class) = &mut class {
-        class.choose_effort(&edge.bridge, settings.model.as_deref(), &mut settings.effort).await?;
+        class.choose_effort(&bridge, settings.model.as_deref(), &mut settings.effort).await?;
     }
     call.note_class(class.as_ref().filter(|_| dry == dry_run::Wanted::Nothing));
     let Access { priority, concurrency, .. } = access;
+    // One call, however many prompts.
+    let ticket = CallTicket::default();
     let plan = |prompt: &String| {
         let input = vec![Item::input_text("user", prompt)];
         let plan = Plan::new(call.clone(), input, settings.clone(), n, &mut ignored);
-        Plan { max_wait, priority, concurrency, class: class.clone(), ..plan }
+        Plan { ticket: ticket.clone(), max_wait, priority, concurrency, class: class.clone(), ..plan }
     };
     let plans: Vec<Plan> = prompts.iter().map(plan).collect();
     let turns = plans.iter().enumerate().flat_map(|(prompt, plan)| {
@@ -269,8 +273,8 @@ impl Head {
 }
 
 /// The official `text_completion`, whole or a chunk of it.
-#[derive(Serialize)]
-struct Completion<'a> {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Completion<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
@@ -285,7 +289,7 @@ struct Completion<'a> {
 }
 
 /// Null while it is not known.
-#[derive(Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Usage(Option<CompletionUsage>);
 
 impl From<Option<CompletionUsage>> for Usage {
@@ -294,7 +298,7 @@ impl From<Option<CompletionUsage>> for Usage {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Choice {
     text: String,
     index: usize,

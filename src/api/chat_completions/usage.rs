@@ -1,11 +1,12 @@
 //! Usage of a completion: one prompt, however many choices.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::model::Usage;
 
 /// The official shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize)]
 pub(super) struct CompletionUsage {
     prompt_tokens: u64,
     completion_tokens: u64,
@@ -14,12 +15,12 @@ pub(super) struct CompletionUsage {
     completion_tokens_details: CompletionDetails,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize)]
 struct PromptDetails {
     cached_tokens: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema, Serialize)]
 struct CompletionDetails {
     reasoning_tokens: u64,
 }

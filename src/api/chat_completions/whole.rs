@@ -1,5 +1,6 @@
 //! The answer in one piece, and how output items read as a message.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -13,8 +14,8 @@ use crate::model::{IncompleteReason, Item, Outcome};
 pub(super) const BREAK: &str = "\n\n";
 
 /// The official `chat.completion`.
-#[derive(Debug, Serialize)]
-pub(super) struct Completion<'a> {
+#[derive(Debug, JsonSchema, Serialize)]
+pub(crate) struct Completion<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
@@ -29,7 +30,7 @@ pub(super) struct Completion<'a> {
     bridge: Option<Envelope>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Choice {
     index: usize,
     message: Message,
@@ -37,7 +38,7 @@ struct Choice {
     finish_reason: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Message {
     role: &'static str,
     content: Option<String>,
@@ -53,7 +54,7 @@ struct Message {
     function_call: Option<Function>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct ToolCall {
     id: String,
     #[serde(flatten)]
@@ -61,20 +62,20 @@ struct ToolCall {
 }
 
 /// What was called, under the name of its type.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Called {
     Function { function: Function },
     Custom { custom: Custom },
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Custom {
     name: String,
     input: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Function {
     name: String,
     arguments: String,
@@ -103,6 +104,11 @@ impl<'a> Completion<'a> {
             service_tier: plan.settings.tier.shown,
             bridge: plan.call.envelope(),
         }
+    }
+
+    /// As it is kept: the trace is its first caller's.
+    pub(super) fn without_trace(self) -> Self {
+        Self { bridge: None, ..self }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::model::Usage;
@@ -35,7 +36,7 @@ pub(crate) enum Fate {
 }
 
 /// What they come to.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Report {
     calls: u64,
     failures: u64,
@@ -49,7 +50,7 @@ pub(crate) struct Report {
 }
 
 /// How many calls took at most so long, those of the buckets before it included.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Bucket {
     /// `null` for the last one, which has no bound.
     le: Option<u64>,

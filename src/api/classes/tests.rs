@@ -5,49 +5,7 @@ use serde_json::json;
 
 use super::figures::Fate;
 use super::*;
-use crate::model::{
-    CallTrace, KeyId, Priority, RequestId, ResponseId, Retention, SessionIdentity, ToolChoice, Usage,
-};
-
-/// A request that says nothing.
-fn request() -> TurnRequest {
-    let (response_id, session) = (ResponseId::generate(), SessionIdentity::fresh());
-    TurnRequest {
-        trace: CallTrace::new(response_id.clone(), session.clone()),
-        response_id,
-        request_id: RequestId::generate(),
-        key: KeyId::anonymous(),
-        session,
-        task_class: None,
-        priority: Priority::default(),
-        concurrency: None,
-        head: None,
-        spent: None,
-        until: None,
-        deadline: None,
-        model: None,
-        instructions: None,
-        input: Vec::new(),
-        previous: None,
-        effort: None,
-        summary: None,
-        verbosity: None,
-        service_tier: None,
-        output_schema: None,
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: true,
-        web_search: None,
-        image_generation: false,
-        max_output_tokens: None,
-        stop: Vec::new(),
-        max_retry_wait: None,
-        retention: Retention::Nothing,
-        encrypted_reasoning: false,
-        prompt_cache_key: None,
-        client_metadata: BTreeMap::new(),
-    }
-}
+use crate::model::{Priority, Usage};
 
 fn classes(configure: impl FnOnce(&mut ClassConfig)) -> Classes {
     let mut class = ClassConfig::default();
@@ -111,7 +69,7 @@ fn of_deadline_and_priority_the_lower_counts() {
     let quick = classes(|class| class.priority = Some(Priority::Interactive));
     let (batch, quick) = (chosen(&batch, (None, None, None)).0, chosen(&quick, (None, None, None)).0);
     for (deadline, expected) in [(None, 5), (Some(3), 3), (Some(9), 5)] {
-        let mut request = request();
+        let mut request = TurnRequest::new(Vec::new());
         request.deadline = deadline.map(Duration::from_secs);
         batch.complete(&mut request);
         assert_eq!(request.deadline, Some(Duration::from_secs(expected)));
@@ -130,13 +88,13 @@ fn a_prefix_goes_before_the_instructions_and_is_named() {
     let (with, _) = chosen(&with, (None, None, None));
     assert_eq!(with.told().instruction_prefix.as_deref(), Some("classes.own.instruction_prefix"));
     for (said, expected) in [(None, "Be brief."), (Some("Say hi."), "Be brief.\n\nSay hi.")] {
-        let mut request = request();
+        let mut request = TurnRequest::new(Vec::new());
         request.instructions = said.map(str::to_owned);
         with.complete(&mut request);
         assert_eq!(request.instructions.as_deref(), Some(expected));
     }
     let (without, _) = chosen(&classes(|_| {}), (None, None, None));
-    let mut request = request();
+    let mut request = TurnRequest::new(Vec::new());
     without.complete(&mut request);
     assert_eq!((request.instructions, request.task_class), (None, Some(TaskClass::new("own"))));
 }

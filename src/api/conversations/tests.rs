@@ -1,9 +1,18 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
 use http::Method;
 use serde_json::{Value, json};
 
+use super::Joined;
+use super::documents::{Clash, Conversations, named};
 use crate::api::spec::assert_valid;
 use crate::api::testing::{Answer, config, get, post, routes, send};
+use crate::model::{Item, KeyId, ResponseId};
+use crate::store::Documents;
+use crate::store::testing::Server;
 
 async fn asked(router: &Router, path: &str, body: &Value) -> Answer {
     send(router.clone(), post(path, body.to_string())).await
@@ -36,6 +45,9 @@ async fn a_conversation_is_made_read_changed_and_deleted() {
     assert_valid("ConversationResource", &made);
     assert!(made["id"].as_str().unwrap().starts_with("conv_"));
     let path = format!("/v1/conversations/{}", made["id"].as_str().unwrap());
+    assert_eq!(read(&router, &path).await.json(), made);
+    let empty = asked(&router, &path, &json!({})).await;
+    assert_eq!((empty.status, empty.code()), (400, "missing_required_parameter".into()));
     assert_eq!(read(&router, &path).await.json(), made);
     let changed = asked(&router, &path, &json!({ "metadata": { "c": "d" } })).await.json();
     assert_valid("ConversationResource", &changed);
@@ -207,5 +219,77 @@ async fn what_a_response_says_of_its_conversation_is_checked_before_a_turn() {
     ] {
         let answer = asked(&router, "/v1/responses", &body).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_background_response_adds_is_added_once() {
+    let conversations = Conversations::new(Arc::new(Documents::in_memory()), Duration::from_secs(60), 100);
+    let (owner, response) = (KeyId::new("tester"), ResponseId::new("resp_1"));
+    let id = conversations.create(&owner, BTreeMap::new(), Vec::new()).await.unwrap().id;
+    conversations.take(&id, &owner, &response, None).await.unwrap();
+    conversations.take(&id, &owner, &response, None).await.unwrap();
+    let other = ResponseId::new("resp_2");
+    let locked = conversations.take(&id, &owner, &other, None).await.unwrap_err();
+    assert_eq!(locked.code.as_deref(), Some("conversation_locked"));
+    let mut joined = Joined::unread(&conversations, id.clone(), owner.clone());
+    joined.name(vec![Item::input_text("user", "one")], &response);
+    let answer = |text: &str| vec![(Some("msg_a".to_owned()), Item::input_text("assistant", text))];
+    for _ in 0..3 {
+        joined.keep_once(&response, answer("two")).await.unwrap();
+    }
+    let names = async || -> Vec<String> {
+        conversations.items(&id, &owner).await.unwrap().into_iter().map(|(name, _)| name).collect()
+    };
+    assert_eq!(names().await, ["msg_1i0000", "msg_a"]);
+    // It was given back; another answer by the same id is another one.
+    conversations.take(&id, &owner, &other, None).await.unwrap();
+    let second = Joined::unread(&conversations, id.clone(), owner.clone());
+    for _ in 0..2 {
+        second.keep_once(&other, answer("three")).await.unwrap();
+    }
+    assert_eq!(names().await, ["msg_1i0000", "msg_a", "msg_a_resp_2"]);
+    // Whoever knows that the one before has ended goes on.
+    conversations.take(&id, &owner, &response, None).await.unwrap();
+    conversations.take(&id, &owner, &other, Some(&response)).await.unwrap();
+    conversations.give_back(&id, &owner, &response).await.unwrap();
+    assert!(conversations.take(&id, &owner, &response, None).await.is_err(), "it is the other's now");
+}
+
+/// Two turns that went on with the same calls.
+#[tokio::test]
+async fn a_call_is_answered_once() {
+    let conversations = Conversations::new(Arc::new(Documents::in_memory()), Duration::from_secs(60), 100);
+    let owner = KeyId::new("tester");
+    let item = |value: Value| Item::from_value(value).unwrap();
+    let call = item(json!({ "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}" }));
+    let id = conversations.create(&owner, BTreeMap::new(), vec![call]).await.unwrap().id;
+    for (text, kept) in [("first", 2), ("second", 1)] {
+        let output = item(json!({ "type": "function_call_output", "call_id": "c", "output": text }));
+        let said = named(vec![output, Item::input_text("assistant", text)]);
+        let kept_now = conversations.append(&id, &owner, said, Clash::Rename).await.unwrap();
+        assert_eq!(kept_now.len(), kept, "{text}");
+    }
+    assert_eq!(conversations.items(&id, &owner).await.unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn what_is_deleted_meanwhile_stays_so() {
+    let server = Server::default();
+    let of = |documents| Conversations::new(Arc::new(documents), Duration::from_secs(60), 100);
+    let (one, other, owner) = (of(server.documents()), of(server.documents()), KeyId::new("tester"));
+    for n in 0..10 {
+        let id = one.create(&owner, BTreeMap::new(), Vec::new()).await.unwrap().id;
+        let changing = async {
+            for _ in 0..n {
+                tokio::task::yield_now().await;
+            }
+            let items = named(vec![Item::input_text("user", "x")]);
+            let _ = other.update(&id, &owner, BTreeMap::new()).await;
+            other.append(&id, &owner, items, Clash::Refuse).await
+        };
+        let (deleted, _) = tokio::join!(one.delete(&id, &owner), changing);
+        deleted.unwrap();
+        assert_eq!(server.documents().bytes(), Some(0), "after {n}");
     }
 }

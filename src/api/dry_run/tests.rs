@@ -32,6 +32,7 @@ fn it_is_asked_for_by_query_or_header() {
         ("/?dry_run=maybe", None, QUERY),
         ("/?dry_run=", None, QUERY),
         ("/?dry_run=1", Some("no"), X_DRY_RUN),
+        ("/?dry_run=maybe", Some("false"), QUERY),
     ] {
         let error = wanted(uri, header).unwrap_err();
         let named = (error.status.as_u16(), error.code.as_deref(), error.param.as_deref());

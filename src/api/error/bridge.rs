@@ -61,7 +61,9 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let (code, message) = match &error {
             StoreError::Unavailable { .. } => ("store_unavailable", "The store is not available now."),
-            StoreError::Refused { .. } => ("store_full", "The store takes nothing more now."),
+            StoreError::Refused { .. } | StoreError::TooLarge { .. } => {
+                ("store_full", "The store takes nothing more now.")
+            }
             StoreError::Unreadable { .. } => ("internal_error", "What is stored cannot be read."),
         };
         tracing::warn!(%error, "the documents could not be used");

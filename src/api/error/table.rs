@@ -1,5 +1,5 @@
 //! Every error a client can meet, one row per code: what makes an [`ApiError`](super::ApiError), the README's
-//! table, and what the tests walk. Plain data, so that the tests of the whole daemon read the same rows.
+//! table, the OpenAPI document's, and what the tests walk. Plain data, so that the tests of the whole daemon read the same rows.
 
 /// One code.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +14,6 @@ pub(crate) struct Row {
     pub(crate) retry_after: Option<RetryAfter>,
     /// Whether the same request may succeed later: sent as `x-should-retry`.
     pub(crate) retry: bool,
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the README, whose table a test makes of it"))]
     pub(crate) when: &'static str,
 }
 
@@ -32,7 +31,6 @@ pub(crate) enum Param {
 /// How `Retry-After` comes about.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetryAfter {
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the README, whose table a test makes of it"))]
     pub(crate) how: &'static str,
     /// Seconds, where nothing better is known; `None` leaves the header out then.
     pub(crate) otherwise: Option<u64>,
@@ -142,10 +140,19 @@ pub(crate) static ROWS: &[Row] = &[
         .about(Param::Is("previous_response_id")),
     invalid("previous_response_in_progress", "a background response that has not ended cannot be continued yet")
         .about(Param::Is("previous_response_id")),
+    invalid("invalid_stream_id", "a WebSocket's `stream_id` is not 1 to 256 letters, digits, `_`, `-` and `.`")
+        .about(Param::Is("stream_id")),
+    invalid("websocket_stream_limit_reached", "a WebSocket has 32 values of `stream_id` already")
+        .about(Param::Is("stream_id")),
+    invalid("websocket_connection_limit_reached", "a WebSocket is older than `websocket.max_age`: open another one")
+        .about(Param::Null),
     invalid("stream_expired", "the events of a background response are no longer kept, or those of another bridge's (`background.*`); it can still be read")
         .about(Param::Is("stream")),
+    invalid("conversation_locked", "a background response goes on with the conversation; try again when it has ended")
+        .about(Param::Is("conversation")),
     invalid("conversation_too_long", "the conversation has more items than `continuation.max_chain_items`")
         .about(Param::Is("conversation")),
+    invalid("invalid_encrypted_content", "a compaction item was changed, or is another key's, another bridge's or another service's"),
     row(401, INVALID, "invalid_api_key", "no token, or a wrong one"),
     row(401, AUTHENTICATION, "login_required", "nobody is logged in, or the login has run out: `codex login`"),
     row(403, INVALID, "origin_not_allowed", "a web page calls that `server.allowed_origins` does not name"),
@@ -156,14 +163,18 @@ pub(crate) static ROWS: &[Row] = &[
     row(404, INVALID, "conversation_not_found", "no such conversation: unknown, expired, deleted, or another key's").about(Param::Field),
     row(404, INVALID, "item_not_found", "the conversation has no such item"),
     row(404, INVALID, "completion_not_found", "no such stored chat completion: unknown, expired, deleted, another key's, or made without `store: true`"),
+    row(404, INVALID, "file_not_found", "no such file: unknown, expired, deleted, or another key's").about(Param::Is("id")),
+    row(404, INVALID, "batch_not_found", "no such batch: unknown, expired, or another key's").about(Param::Is("id")),
     row(404, INVALID, "unknown_url", "no such route"),
     row(404, INVALID, "endpoint_not_served", "an official route that is not served"),
     row(405, INVALID, "method_not_supported", "the route has other methods"),
-    row(408, INVALID, "request_timeout", "the body did not arrive within `server.body_timeout`").retry(),
-    row(413, INVALID, "request_too_large", "the body is larger than `server.max_body_bytes`"),
+    row(408, INVALID, "request_timeout", "the body did not arrive within `server.body_timeout`, an upload within `batches.upload_timeout`").retry(),
+    row(409, INVALID, "batch_not_cancellable", "the batch has ended, or is about to"),
+    row(413, INVALID, "request_too_large", "the body is larger than `server.max_body_bytes`, an uploaded file than `batches.max_file_bytes`"),
     row(414, INVALID, "uri_too_long", "the request's address is too long; the connection closes"),
-    row(415, INVALID, "unsupported_media_type", "the body is no JSON by its type, or is compressed"),
-    row(429, LIMIT, "rate_limit_exceeded", "our queue is full, the key's requests or tokens a minute are used up, or the backend refuses the rate")
+    row(415, INVALID, "unsupported_media_type", "the body is no JSON (of an upload: no `multipart/form-data`) by its type, or is compressed"),
+    row(426, INVALID, "upgrade_required", "a GET of `/v1/responses` that asks for no WebSocket"),
+    row(429, LIMIT, "rate_limit_exceeded", "our queue or a WebSocket's is full, the key's requests or tokens a minute are used up, or the backend refuses the rate")
         .retry()
         .after("the queue's pace; the time until the key has enough again; upstream, what the backend names; else the app-server's last pause between two attempts; else 5", Some(5)),
     row(429, LIMIT, "usage_limit_reached", "the account's usage window, budget or quota is used up, or what is left of it is the owner's (`upstream.reserve_percent`); the message names the reset")
@@ -178,6 +189,7 @@ pub(crate) static ROWS: &[Row] = &[
     row(502, SERVER, "retry_diverged", "a retry of the app-server's said something else than what had been sent").retry(),
     row(502, SERVER, "answer_not_passed_on", "the model answered with something that the app-server does not pass on, most likely a refusal"),
     row(502, SERVER, "context_compacted", "the app-server rewrote the conversation; the answer is not used"),
+    row(502, SERVER, "compaction_lost", "the app-server compacted the conversation and has not told what it made of it").retry(),
     row(502, SERVER, "lost_turn", "the turn ended without a word of how").retry(),
     row(502, SERVER, "events_overrun", "the answer came faster than it could be taken in").retry(),
     row(502, SERVER, "answer_too_large", "the answer is larger than `turn.max_output_bytes`"),
@@ -190,7 +202,7 @@ pub(crate) static ROWS: &[Row] = &[
     row(503, SERVER, "app_server_unavailable", "there is no app-server to ask, for now").retry().after("2", Some(2)),
     row(503, SERVER, "upstream_unavailable", "the backend has failed too often of late (`breaker.mode = \"enforce\"`)").retry().after("until the next probe of the backend", None),
     row(503, SERVER, "store_unavailable", "what is referred to may be in the response store, which is down").retry().after("2", Some(2)),
-    row(503, SERVER, "store_full", "what was to be kept is not: the store is full (`store.max_document_bytes`) or takes no changes"),
+    row(503, SERVER, "store_full", "what was to be kept is not: the store is full (`store.max_document_bytes`, `batches.max_files_bytes`) or takes no changes"),
     row(503, SERVER, "bridge_restarted", "in a background response: the bridge ended after its stream had begun, or three times under it").retry(),
     row(503, SERVER, "too_many_connections", "as many connections as `server.max_connections` have requests; the connection closes")
         .retry()

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use super::pdf::{Limits, PdfFault};
+use crate::tasks::tether::{self, Tethered};
 
 /// PDFs being read at once; the others wait. With the memory limit this bounds what they can take.
 const AT_ONCE: usize = 2;
@@ -50,7 +50,7 @@ impl PdfReader {
     async fn read(&self, pdf: Bytes) -> Result<String, Unread> {
         let not_run = |error: std::io::Error| Unread::NotRun(error.to_string());
         let mut child = self.spawn()?;
-        let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let (mut stdin, stdout) = (child.stdin(), child.stdout());
         let feed = async {
             if let Some(mut stdin) = stdin.take() {
                 // It may end before it has read everything; how it ended is what counts.
@@ -67,7 +67,7 @@ impl PdfReader {
         };
         let ((), text) = tokio::join!(feed, listen);
         let text = text.map_err(not_run)?;
-        let status = child.wait().await.map_err(not_run)?;
+        let status = child.ended().await.map_err(not_run)?;
         if !status.success() {
             tracing::debug!(%status, "a PDF could not be read");
             return Err(Unread::Fault(PdfFault::of_code(status.code())));
@@ -78,11 +78,12 @@ impl PdfReader {
 
     /// The child gets nothing of ours but the file: no environment, no folder, and what it complains of is its
     /// own affair.
-    fn spawn(&self) -> Result<Child, Unread> {
+    fn spawn(&self) -> Result<Tethered, Unread> {
         let program =
             self.program.as_ref().ok_or_else(|| Unread::NotRun("our own program is not known".into()))?;
         let Limits { pages, text, memory, time } = self.limits;
-        Command::new(program)
+        let mut command = tether::command(program, Some(program));
+        command
             .arg("extract-pdf")
             .args(["--pages", &pages.to_string(), "--text", &text.to_string()])
             .args(["--memory", &memory.to_string(), "--seconds", &time.as_secs_f64().to_string()])
@@ -90,9 +91,7 @@ impl PdfReader {
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| Unread::NotRun(error.to_string()))
+            .stderr(Stdio::null());
+        Tethered::spawn(command).map_err(|error| Unread::NotRun(error.to_string()))
     }
 }

@@ -40,8 +40,8 @@ fn the_first_source_that_names_one_wins() {
         ("session_id", b"b"),
         ("x-session-id", b"c"),
         ("thread-id", b"d"),
-        ("x-codex-turn-metadata", TURN),
         ("x-client-request-id", b"e"),
+        ("x-codex-turn-metadata", TURN),
     ];
     let mut metadata = vec![("session_id", "f"), ("thread_id", "g"), ("conversation_id", "h")];
     let mut expected = vec![
@@ -49,8 +49,8 @@ fn the_first_source_that_names_one_wins() {
         ("b", SessionSource::Header("session_id")),
         ("c", SessionSource::Header("x-session-id")),
         ("d", SessionSource::Header("thread-id")),
-        ("from-turn", SessionSource::Header("x-codex-turn-metadata")),
         ("e", SessionSource::Header("x-client-request-id")),
+        ("from-turn", SessionSource::Header("x-codex-turn-metadata")),
         ("f", SessionSource::Body("metadata.session_id")),
         ("g", SessionSource::Body("metadata.thread_id")),
         ("h", SessionSource::Body("metadata.conversation_id")),

@@ -9,13 +9,13 @@ use super::bucket::Standing;
 
 type Names = [HeaderName; 3];
 
-pub(super) const REQUESTS: Names = [
+pub(crate) const REQUESTS: Names = [
     HeaderName::from_static("x-ratelimit-limit-requests"),
     HeaderName::from_static("x-ratelimit-remaining-requests"),
     HeaderName::from_static("x-ratelimit-reset-requests"),
 ];
 
-pub(super) const TOKENS: Names = [
+pub(crate) const TOKENS: Names = [
     HeaderName::from_static("x-ratelimit-limit-tokens"),
     HeaderName::from_static("x-ratelimit-remaining-tokens"),
     HeaderName::from_static("x-ratelimit-reset-tokens"),

@@ -6,7 +6,8 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
+use serde_json::json;
 
 use super::envelope::Envelope;
 use crate::api::auth::Key;
@@ -80,6 +81,17 @@ impl Call {
         }
         let path = Some("/v1/responses".into());
         Self { request_id, caller: Arc::new(caller), method: Method::POST, path, notes: Arc::new(notes) }
+    }
+
+    /// A message of the socket that this request has become: a request of its own, with the same head.
+    pub(crate) fn of_message(&self) -> Self {
+        let notes = Notes { wants_trace: self.caller.wants_trace.into(), ..Notes::default() };
+        Self { request_id: RequestId::generate(), notes: Arc::new(notes), ..self.clone() }
+    }
+
+    /// Whether a failure was noted.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.notes.error.get().is_some()
     }
 
     #[cfg(test)]
@@ -207,6 +219,23 @@ impl Call {
         self.notes.wants_trace.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the caller asked for the trace.
+    fn wants_trace(&self) -> bool {
+        self.notes.wants_trace.load(Ordering::Relaxed)
+    }
+
+    /// What the caller gets of the trace where the fallback answered, whose body is passed on as it came: a header's
+    /// value. `error` is what became of the native path.
+    pub(crate) fn trace_of_fallback(&self, reason: &str, error: Option<&ApiError>) -> Option<HeaderValue> {
+        if !self.wants_trace() {
+            return None;
+        }
+        let error = error.and_then(|error| error.code.as_deref());
+        let request = json!({ "id": self.request_id.as_str(), "target": self.target() });
+        let trace = json!({ "request": request, "fallback": reason, "error": error });
+        HeaderValue::try_from(trace.to_string()).ok()
+    }
+
     /// What is known of its answers by now.
     pub(super) fn traces(&self) -> Vec<Trace> {
         let traces = self.notes.traces.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +244,7 @@ impl Call {
 
     /// The trace, for a caller that asked for it.
     pub(crate) fn envelope(&self) -> Option<Envelope> {
-        if !self.notes.wants_trace.load(Ordering::Relaxed) {
+        if !self.wants_trace() {
             return None;
         }
         let target = self.target();
@@ -236,6 +265,6 @@ impl<S: Sync> FromRequestParts<S> for Call {
 }
 
 /// 500 `internal_error`.
-pub(super) fn internal(message: &str) -> ApiError {
+pub(crate) fn internal(message: &str) -> ApiError {
     ApiError::new("internal_error", message)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::api::classes;
@@ -9,13 +10,13 @@ use crate::api::time::unix_seconds;
 use crate::model::{Ended, Rebuilt, RequestId, Route, SessionIdentity, Trace};
 
 /// `bridge`: of a Response, a completion, a stream's last chunk, an error.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize)]
 pub(crate) struct Envelope {
     trace: Told,
 }
 
 /// A call's trace.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize)]
 struct Told {
     request: Request,
     session: Option<Session>,
@@ -31,14 +32,14 @@ struct Told {
     choices: Vec<Answer>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize)]
 struct Request {
     id: String,
     /// Method and path.
     target: String,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize)]
 pub(crate) struct Session {
     id: String,
     source: &'static str,
@@ -46,7 +47,7 @@ pub(crate) struct Session {
     name: Option<&'static str>,
 }
 
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, JsonSchema, Serialize)]
 struct Answer {
     route: Option<&'static str>,
     rebuilt_because: Option<&'static str>,
@@ -59,7 +60,7 @@ struct Answer {
     ended: Option<&'static str>,
 }
 
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, JsonSchema, Serialize)]
 struct Mapping {
     response_id: Option<String>,
     thread_id: Option<String>,
@@ -68,7 +69,7 @@ struct Mapping {
     app_server_generation: Option<u64>,
 }
 
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, JsonSchema, Serialize)]
 struct Continuation {
     previous_response_id: Option<String>,
     chain_length: Option<u32>,
@@ -78,7 +79,7 @@ struct Continuation {
     expires_at: Option<u64>,
 }
 
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, JsonSchema, Serialize)]
 struct PhasesMs {
     queued: Option<u64>,
     starting: Option<u64>,

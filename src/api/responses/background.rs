@@ -3,7 +3,6 @@
 
 mod document;
 mod job;
-mod lease;
 mod log;
 
 use std::collections::HashMap;
@@ -25,13 +24,16 @@ pub(crate) use self::document::Kept;
 use self::document::{Manner, of_key};
 pub(crate) use self::job::Job;
 use self::job::Runner;
-use self::lease::{Held, Leases};
-use super::{Asker, Prepared, decode, prepare};
+use super::output::with_ids;
+use super::wire::Form;
+use super::{Asker, Prepared, Transport, decode, prepare};
 use crate::api::access::Access;
+use crate::api::conversations::Joined;
 use crate::api::edge::Edge;
 use crate::api::error::ApiError;
 use crate::api::identity;
 use crate::api::ignored::Ignored;
+use crate::api::lease::{CANCEL_TIMEOUT, Held, Leased, Leases};
 use crate::api::observe::Call;
 use crate::api::time::unix_seconds;
 use crate::bridge::BridgeError;
@@ -40,15 +42,13 @@ use crate::model::{Item, KeyId, Priority, ResponseId};
 use crate::store::{Document, DocumentKind, Documents, StoreError, StoredResponse};
 use crate::tasks::Tasks;
 
-const KIND: DocumentKind = DocumentKind::Background;
+const KIND: DocumentKind = <Kept as Leased>::KIND;
 /// How often logs that are no longer kept are let go of.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How long a caller waits for the end of what it has cancelled or deleted.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A response that three bridges have ended under is not begun again.
 const MAX_ATTEMPTS: u32 = 3;
 /// Documents looked at together.
-const PAGE: usize = 16;
+const PAGE: usize = 4;
 
 /// All jobs of this bridge. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ struct Inner {
     /// How long a document lives.
     ttl: Duration,
     /// Where other bridges have the same documents.
-    leases: Option<Leases>,
+    leases: Option<Leases<Kept>>,
     /// Those that have not ended, and those whose events are still kept. Locked for a moment only.
     jobs: Mutex<HashMap<ResponseId, Arc<Job>>>,
     /// Bytes of all logs.
@@ -95,10 +95,9 @@ impl Background {
 
     /// Takes up what no bridge has, and goes on looking after the jobs.
     pub(crate) async fn start(&self, edge: &Edge) {
-        if self.0.leases.is_none() {
-            self.take_up(edge).await;
-        }
-        self.0.tasks.spawn("background sweeper", sweep(edge.clone()));
+        // Where there are leases, it takes as long as the other bridges let it.
+        let all_seen = self.0.leases.is_none() && self.take_up(edge).await;
+        self.0.tasks.spawn("background sweeper", sweep(edge.clone(), all_seen));
     }
 
     /// Nothing is begun any more.
@@ -123,22 +122,57 @@ impl Background {
         if let Some(job) = this.job(id, key).filter(|job| job.settled_at().is_none()) {
             return Ok(Some(Found::Job(job)));
         }
+        this.found(edge, id, key).await
+    }
+
+    /// The same, of one that is no job here.
+    async fn found(&self, edge: &Edge, id: &ResponseId, key: &KeyId) -> Result<Option<Found>, ApiError> {
         if let Some(record) = edge.bridge.stored_response(id, key).await? {
             return Ok(Some(Found::Record(Box::new(record))));
         }
-        Ok(this.document(id, key).await?.map(Box::new).map(Found::Document))
+        if let Some(kept) = self.document(id, key).await? {
+            return Ok(Some(Found::Document(Box::new(kept))));
+        }
+        // It may have gone from there to here meanwhile.
+        let record = edge.bridge.stored_response(id, key).await?;
+        Ok(record.map(Box::new).map(Found::Record))
     }
 
     /// Its events from `from` on, while they are kept.
-    pub(super) fn stream(edge: &Edge, id: &ResponseId, key: &KeyId, from: usize) -> Option<Response> {
-        let job = edge.background.job(id, key)?;
-        (job.streamed && !job.log.is_dropped())
-            .then(|| event_stream(job.log.read(from, edge.stream.keep_alive)))
+    pub(super) async fn stream(
+        edge: &Edge,
+        id: &ResponseId,
+        key: &KeyId,
+        from: usize,
+    ) -> Result<Option<Response>, ApiError> {
+        let this = &edge.background;
+        let Some(job) = this.job(id, key).filter(|job| job.streamed && !job.log.is_dropped()) else {
+            return Ok(None);
+        };
+        // Another bridge may have deleted it.
+        if this.is_shared() && job.settled_at().is_some() && this.found(edge, id, key).await?.is_none() {
+            this.forget(id);
+            return Ok(None);
+        }
+        Ok(Some(event_stream(job.log.read(from, edge.stream.keep_alive))))
     }
 
     /// Whether a response of `key`'s is still made.
     pub(super) fn is_running(&self, id: &ResponseId, key: &KeyId) -> bool {
-        self.job(id, key).is_some_and(|job| job.settled_at().is_none())
+        self.job(id, key).is_some_and(|job| job.settled_at().is_none() && !job.is_over())
+    }
+
+    /// Whether other bridges have the same documents.
+    fn is_shared(&self) -> bool {
+        self.0.leases.is_some()
+    }
+
+    /// The same, on whichever bridge.
+    pub(super) async fn is_open(&self, id: &ResponseId, key: &KeyId) -> Result<bool, ApiError> {
+        if self.is_running(id, key) {
+            return Ok(true);
+        }
+        Ok(self.document(id, key).await?.is_some_and(|kept| !kept.is_over()))
     }
 
     /// Cancels a job. Gives the response object.
@@ -148,23 +182,54 @@ impl Background {
         job.object()
     }
 
-    /// The same of a response that another bridge may have.
-    pub(super) async fn cancel_elsewhere(&self, id: &ResponseId, kept: Kept) -> Result<Value, ApiError> {
-        match &self.0.leases {
-            Some(leases) if !kept.is_over() => Ok(leases.cancel_elsewhere(id, kept).await?.object),
-            _ => Ok(kept.object),
+    /// The same of a response that is no job here. Gives where it is then; `None` if it is nowhere.
+    pub(super) async fn cancel_elsewhere(
+        edge: &Edge,
+        id: &ResponseId,
+        key: &KeyId,
+        mut kept: Kept,
+    ) -> Result<Option<Found>, ApiError> {
+        let this = &edge.background;
+        if kept.is_over() {
+            return Ok(Some(Found::Document(Box::new(kept))));
+        }
+        let cancelled = if let Some(leases) = &this.0.leases {
+            leases.cancel_elsewhere(id.as_str(), Kept::is_over).await?
+        } else {
+            // Nobody has it, or it was taken up just now.
+            kept.cancelled();
+            let is_there = this.0.documents.replace(KIND, &this.written(id, key, &kept)).await?;
+            if let Some(job) = this.job(id, key) {
+                this.cancel(&job).await;
+                return Ok(Some(Found::Job(job)));
+            }
+            is_there.then_some(kept)
+        };
+        match cancelled {
+            Some(kept) => Ok(Some(Found::Document(Box::new(kept)))),
+            // It has ended well meanwhile, or was deleted.
+            None => this.found(edge, id, key).await,
         }
     }
 
     /// Deletes what is not in the response store. Gives whether there was something.
-    pub(super) async fn remove(&self, id: &ResponseId, key: &KeyId) -> Result<bool, ApiError> {
-        if let Some(job) = self.job(id, key) {
-            self.cancel(&job).await;
-            self.forget(id);
+    pub(super) async fn remove(edge: &Edge, id: &ResponseId, key: &KeyId) -> Result<bool, ApiError> {
+        let this = &edge.background;
+        let job = this.job(id, key);
+        if let Some(job) = &job {
+            this.cancel(job).await;
         }
-        let Some(kept) = self.document(id, key).await? else { return Ok(false) };
-        self.cancel_elsewhere(id, kept).await?;
-        Ok(self.delete(id).await?)
+        let mut removed = false;
+        if let Some(kept) = this.document(id, key).await? {
+            if job.is_none() {
+                Self::cancel_elsewhere(edge, id, key, kept).await?;
+            }
+            removed = this.delete(id).await?;
+        }
+        if job.is_some() {
+            this.forget(id);
+        }
+        Ok(removed)
     }
 
     /// What the model is given for a response that is not stored.
@@ -174,16 +239,19 @@ impl Background {
         id: &ResponseId,
     ) -> Result<Option<Vec<Item>>, ApiError> {
         let Some(kept) = edge.background.document(id, key).await? else { return Ok(None) };
-        let decoded = decode(kept.request, edge.requests)?;
         let mut items = Vec::new();
-        if let Some(previous) = &decoded.previous
-            && let Some(chain) = edge.bridge.stored_chain(previous, key).await?
+        if let Some(conversation) = kept.conversation() {
+            items
+                .extend(edge.conversations.items(conversation, key).await?.into_iter().map(|(_, item)| item));
+        }
+        if let Some(previous) = kept.previous()
+            && let Some(chain) = edge.bridge.stored_chain(&previous, key).await?
         {
             items.extend(chain.before.iter().flatten().cloned());
             items.extend(chain.record.input);
             items.extend(chain.record.output);
         }
-        items.extend(decoded.input.finish(&edge.media).await?);
+        items.extend(kept.input());
         Ok(Some(items))
     }
 
@@ -198,10 +266,10 @@ impl Background {
     }
 
     /// Says that this bridge is there, and looks for what the others want of it.
-    async fn renew(&self, leases: &Leases) {
-        let open: Vec<_> = self.jobs().values().filter(|job| job.settled_at().is_none()).cloned().collect();
+    async fn renew(&self, leases: &Leases<Kept>) {
+        let open: Vec<_> = self.jobs().values().filter(|job| job.is_held()).cloned().collect();
         for job in open {
-            match leases.renew(&job.id).await {
+            match leases.renew(job.id.as_str()).await {
                 Ok(Held::Ours) => {}
                 Ok(Held::Cancelled) => job.cancel.cancel(),
                 Ok(Held::Lost) => job.lost.cancel(),
@@ -233,20 +301,26 @@ impl Background {
 
     /// Keeps a new response, as one of this bridge's.
     async fn keep(&self, job: &Job, kept: &Kept) -> Result<(), StoreError> {
-        if let Some(leases) = &self.0.leases {
-            leases.hold(&job.id).await?;
-        }
-        self.save(job, kept).await
+        let lease: Vec<_> = self.0.leases.iter().map(Leases::first).collect();
+        self.0.documents.put_with(KIND, &self.written(&job.id, &job.key, kept), &lease).await
     }
 
-    async fn save(&self, job: &Job, kept: &Kept) -> Result<(), StoreError> {
-        let document = Document {
-            id: job.id.as_str().to_owned(),
-            owner: job.key.clone(),
-            expires_at: Some(SystemTime::now() + self.0.ttl),
+    /// Keeps what has come of it. Gives whether it is there and this bridge's: if not, nothing is kept.
+    async fn save(&self, job: &Job, kept: &Kept) -> Result<bool, StoreError> {
+        let document = self.written(&job.id, &job.key, kept);
+        match &self.0.leases {
+            Some(leases) => leases.replace(&document).await,
+            None => self.0.documents.replace(KIND, &document).await,
+        }
+    }
+
+    fn written(&self, id: &ResponseId, key: &KeyId, kept: &Kept) -> Document {
+        Document {
+            id: id.as_str().to_owned(),
+            owner: key.clone(),
+            expires_at: SystemTime::now().checked_add(self.0.ttl),
             body: kept.written(),
-        };
-        self.0.documents.put(KIND, &document).await
+        }
     }
 
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
@@ -311,52 +385,71 @@ impl Background {
         }
     }
 
-    /// Runs every response that no bridge has, or says why not.
-    async fn take_up(&self, edge: &Edge) {
+    /// Runs every response that no bridge has, or says why not. Gives whether it could look at all of them.
+    async fn take_up(&self, edge: &Edge) -> bool {
+        let mut all_seen = true;
         let mut after: Option<String> = None;
         loop {
             let listed = match self.0.documents.all(KIND, after.as_deref(), PAGE).await {
                 Ok(listed) => listed,
                 Err(error) => {
                     error!(%error, "unfinished background responses cannot be looked for");
-                    return;
+                    return false;
                 }
             };
             after = listed.found.last().map(|document| document.id.clone());
             for document in listed.found {
                 if let Err(error) = self.take_up_one(edge, document).await {
+                    all_seen &= matches!(error, StoreError::Unreadable { .. });
                     error!(%error, "an unfinished background response could not be taken up");
                 }
             }
             if !listed.has_more {
-                return;
+                return all_seen;
             }
         }
     }
 
-    async fn take_up_one(&self, edge: &Edge, document: Document) -> Result<(), StoreError> {
-        let mut kept = Kept::of(&document)?;
-        let (id, key) = (ResponseId::new(document.id), document.owner);
-        if kept.is_over() || self.jobs().contains_key(&id) {
+    async fn take_up_one(&self, edge: &Edge, listed: Document) -> Result<(), StoreError> {
+        let id = ResponseId::new(listed.id.as_str());
+        if Kept::of(&listed)?.is_over() || self.jobs().contains_key(&id) {
             return Ok(());
         }
         let mut is_cancelled = false;
         if let Some(leases) = &self.0.leases {
-            match leases.take(&id).await? {
+            match leases.take(id.as_str()).await? {
                 Held::Ours => {}
                 Held::Cancelled => is_cancelled = true,
                 Held::Lost => return Ok(()),
             }
         }
-        if matches!(edge.bridge.stored_response(&id, &key).await, Ok(Some(_))) {
+        // As it is by now, and as the bridge that had it has left it.
+        let Some(document) = self.0.documents.get(KIND, id.as_str()).await? else { return Ok(()) };
+        let mut kept = Kept::of(&document)?;
+        if kept.is_over() {
+            return match &self.0.leases {
+                Some(leases) => leases.leave(id.as_str()).await,
+                None => Ok(()),
+            };
+        }
+        let key = document.owner;
+        match edge.bridge.stored_response(&id, &key).await {
+            Ok(None) => {}
             // It was finished, and the end of its bridge came before the document's.
-            return self.delete(&id).await.map(drop);
+            Ok(Some(record)) => {
+                if let Err(error) = conclude(edge, &key, &kept, &record).await {
+                    error!(response_id = %id, error = error.message, "an answer could not be added to its conversation");
+                }
+                return self.delete(&id).await.map(drop);
+            }
+            // Whether it was, the next look will show.
+            Err(error) => return Err(StoreError::Unavailable { reason: error.to_string() }),
         }
         let owner = edge.keys.of_id(&key);
         let job = Job::new(id.clone(), key, &kept);
         if is_cancelled {
             kept.cancelled();
-            return self.save(&job, &kept).await;
+            return self.save(&job, &kept).await.map(drop);
         }
         let refused = if owner.is_none() {
             Some(ApiError::new("invalid_api_key", "The key of this response is no longer there."))
@@ -370,12 +463,13 @@ impl Background {
         if let Some(error) = refused {
             info!(response_id = %id, code = error.code, "an unfinished background response has failed");
             kept.failed(&error);
-            return self.save(&job, &kept).await;
+            return self.save(&job, &kept).await.map(drop);
         }
         info!(response_id = %id, "an unfinished background response is run again");
         kept.queued();
         let manner = kept.manner();
         let call = Call::in_background(manner.request_id.clone(), &manner.headers(), owner);
+        job.set_kept();
         self.jobs().insert(id, Arc::clone(&job));
         let runner = Runner { edge: edge.clone(), job, kept, call };
         self.0.tasks.spawn("background response", runner.resume());
@@ -436,6 +530,7 @@ async fn take_in(
     let mut kept = Kept::new(body.clone(), &manner, unix_seconds(SystemTime::now()));
     let prepared = prepared(edge, call, &id, &kept, true).await?;
     kept.streamed = prepared.stream;
+    kept.set_input(&prepared.request.input);
     let job = Job::new(id, call.key(), &kept);
     edge.background.admit(&job)?;
     let (told, is_kept) = oneshot::channel();
@@ -455,10 +550,25 @@ async fn prepared(
 ) -> Result<Prepared, ApiError> {
     let manner = kept.manner();
     let access = Access::of(call.clone(), Some(manner.priority));
-    let asker = Asker { call, access: &access, max_wait: manner.max_wait, pays, created_at: kept.created_at };
+    let (max_wait, created_at) = (manner.max_wait, kept.created_at);
+    let transport = Transport::Http;
+    let asker = Asker { call, access: &access, max_wait, pays, transport, created_at };
     let mut prepared = prepare(edge, asker, id.clone(), kept.request.clone()).await?;
-    prepared.head.model = edge.bridge.resolve_model(prepared.request.model.as_deref()).await?.id;
+    let bridge = edge.bridge.asked_by(call.key());
+    prepared.head.model = bridge.resolve_model(prepared.request.model.as_deref()).await?.id;
     Ok(prepared)
+}
+
+/// Adds a finished response to its conversation, unless that was done.
+async fn conclude(edge: &Edge, key: &KeyId, kept: &Kept, record: &StoredResponse) -> Result<(), ApiError> {
+    let decoded = decode(kept.request.clone(), edge.requests)?;
+    let Some(conversation) = decoded.conversation else { return Ok(()) };
+    let mut joined = Joined::unread(&edge.conversations, conversation, key.clone());
+    let mut input = decoded.input.finish(&edge.media).await?;
+    edge.compactions.open(key, "input", &mut input)?;
+    joined.name(input, &record.id);
+    let form = Form { id: record.id.as_str(), encrypted_reasoning: decoded.echo.encrypted_reasoning };
+    joined.keep_once(&record.id, with_ids(&record.output, form)).await
 }
 
 fn event_stream(body: Body) -> Response {
@@ -469,32 +579,40 @@ fn event_stream(body: Body) -> Response {
     response
 }
 
-/// Lets go of logs whose time is up, and looks after what this bridge shares with others, until it is stopped.
-async fn sweep(edge: Edge) {
+/// Looks after the jobs, and after what no bridge has, until it is stopped. Neither waits for the other: a lease is
+/// renewed in time, however long it takes to look.
+async fn sweep(edge: Edge, all_seen: bool) {
+    let stop = edge.background.0.tasks.stop_token().clone();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = async { tokio::join!(look_after_jobs(&edge), look_for_others(&edge, all_seen)) } => {}
+    }
+}
+
+/// Lets go of logs whose time is up, and renews the leases of what runs here.
+async fn look_after_jobs(edge: &Edge) {
     let background = &edge.background;
-    let stop = background.0.tasks.stop_token().clone();
     let leases = background.0.leases.as_ref();
     let mut ticks = tokio::time::interval(leases.map_or(SWEEP, |leases| SWEEP.min(leases.renewal())));
-    let mut looked: Option<Instant> = None;
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+        ticks.tick().await;
         background.let_go(Instant::now());
-        let Some(leases) = leases else { continue };
-        let shared = async {
+        if let Some(leases) = leases {
             background.renew(leases).await;
-            let is_due = looked.is_none_or(|looked| looked.elapsed() >= background.0.config.lease);
-            if is_due && !background.closing().is_cancelled() {
-                looked = Some(Instant::now());
-                background.take_up(&edge).await;
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = shared => {}
         }
+    }
+}
+
+/// Takes up what other bridges have left; alone, what an earlier process has, until `all_seen`.
+async fn look_for_others(edge: &Edge, mut all_seen: bool) {
+    let background = &edge.background;
+    let mut ticks = tokio::time::interval(background.0.config.lease);
+    while background.is_shared() || !all_seen {
+        ticks.tick().await;
+        if background.closing().is_cancelled() {
+            return;
+        }
+        all_seen = background.take_up(edge).await;
     }
 }
 

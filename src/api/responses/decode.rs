@@ -17,12 +17,12 @@ use crate::config::RequestsConfig;
 use crate::model::{ResponseId, Retention};
 
 /// Least `max_output_tokens`, as the official bound.
-const LEAST_TOKENS: i64 = 16;
+pub(super) const LEAST_TOKENS: i64 = 16;
 
-const TIERS: &[&str] = &["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"];
-const SUMMARIES: &[&str] = &["auto", "concise", "detailed"];
-const VERBOSITIES: &[&str] = &["low", "medium", "high"];
-const INCLUDES: &[&str] = &[
+pub(super) const TIERS: &[&str] = &["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"];
+pub(super) const SUMMARIES: &[&str] = &["auto", "concise", "detailed"];
+pub(super) const VERBOSITIES: &[&str] = &["low", "medium", "high"];
+pub(crate) const INCLUDES: &[&str] = &[
     "file_search_call.results",
     "web_search_call.results",
     "web_search_call.action.sources",
@@ -33,7 +33,7 @@ const INCLUDES: &[&str] = &[
     LOGPROBS,
     TRACE,
 ];
-const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
+pub(super) const ENCRYPTED_REASONING: &str = "reasoning.encrypted_content";
 const LOGPROBS: &str = "message.output_text.logprobs";
 /// Ours.
 const TRACE: &str = "bridge.trace";
@@ -51,6 +51,8 @@ pub(crate) struct Decoded {
     pub(crate) tools: Tools,
     pub(crate) retention: Retention,
     pub(crate) stream: bool,
+    /// Of a socket: whether there is to be an answer, rather than only what it is made from.
+    pub(crate) generate: bool,
     /// The trace is asked for.
     pub(crate) wants_trace: bool,
     /// What the answer repeats; its own copy is the one the turn request is made from.
@@ -73,7 +75,15 @@ pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
             ApiError::invalid("previous_response_id", message).with_code("mutually_exclusive_parameters")
         );
     }
-    let input = take_input(&mut body, previous.is_some() || conversation.is_some(), &mut ignored)?;
+    let generate = body.boolean("generate")?.unwrap_or(true);
+    if !generate && conversation.is_some() {
+        let message = "A response that is not generated adds nothing to a conversation.";
+        return Err(ApiError::invalid("conversation", message).with_code("invalid_parameter_combination"));
+    }
+    let history = previous.is_some() || conversation.is_some();
+    // What is only prepared may be the tools and the instructions alone.
+    let wants_input = generate && !history;
+    let input = take_input(&mut body, wants_input, history, &mut ignored)?;
     if conversation.is_some() {
         input.check_no_references("input")?;
     }
@@ -124,6 +134,7 @@ pub(crate) fn decode(body: Map<String, Value>, config: RequestsConfig) -> Result
         tools,
         retention: if store { Retention::Stored } else { Retention::Continuable },
         stream,
+        generate,
         wants_trace: include.trace,
         echo,
         ignored,
@@ -145,15 +156,20 @@ fn take_conversation(body: &mut Fields, ignored: &mut Ignored) -> Result<Option<
     }
 }
 
-fn take_input(body: &mut Fields, history: bool, ignored: &mut Ignored) -> Result<Draft, ApiError> {
+fn take_input(
+    body: &mut Fields,
+    wanted: bool,
+    history: bool,
+    ignored: &mut Ignored,
+) -> Result<Draft, ApiError> {
     let mut draft = Draft::default();
     if let Some(input) = body.take("input") {
         input::decode(input, &mut draft, ignored)?;
-    } else if !history {
+    } else if wanted {
         let message = "One of 'input' or 'previous_response_id' must be provided.";
         return Err(ApiError::invalid("input", message).with_code("missing_required_parameter"));
     }
-    if draft.is_empty() && !history {
+    if draft.is_empty() && wanted {
         let message = "Invalid 'input': empty array. Expected at least one item.";
         return Err(ApiError::invalid("input", message).with_code("empty_array"));
     }

@@ -3,6 +3,8 @@
 
 mod item;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use self::item::OpenItem;
@@ -20,6 +22,8 @@ pub(crate) struct Events {
     head: Head,
     /// Told of a failure after the head was sent.
     call: Call,
+    /// The socket's lane that the events go to, where it has a name.
+    stream_id: Option<Arc<str>>,
     /// The next event's.
     sequence_number: u64,
     /// In the order they began, which is their order in the output.
@@ -36,13 +40,20 @@ enum Slot {
 
 /// Numbers events and writes them.
 pub(super) struct Emit<'a> {
+    stream_id: Option<&'a str>,
     sequence_number: &'a mut u64,
     out: &'a mut Frames,
 }
 
 impl Events {
     pub(crate) fn new(head: Head, call: Call) -> Self {
-        Self { head, call, sequence_number: 0, items: Vec::new(), ended: false }
+        Self { head, call, stream_id: None, sequence_number: 0, items: Vec::new(), ended: false }
+    }
+
+    /// The same, each event with the name of its lane.
+    #[must_use]
+    pub(super) fn on_lane(self, stream_id: Option<Arc<str>>) -> Self {
+        Self { stream_id, ..self }
     }
 
     /// The open item with this id, begun now if it is new; `None` if it is already done.
@@ -54,7 +65,8 @@ impl Events {
     ) -> Option<(&'a mut OpenItem, Emit<'a>)> {
         let known = self.items.iter().rposition(|slot| slot.is(kind, id));
         let index = known.unwrap_or(self.items.len());
-        let mut emit = Emit { sequence_number: &mut self.sequence_number, out };
+        let mut emit =
+            Emit { stream_id: self.stream_id.as_deref(), sequence_number: &mut self.sequence_number, out };
         if known.is_none() {
             let begun = output::begun_unknown(kind, id);
             self.items.push(Slot::Open(OpenItem::begin(&begun, index, &mut emit)));
@@ -70,7 +82,8 @@ impl Events {
         let (kind, id) = (output::kind(&done), output::id(&done));
         let known = self.items.iter().rposition(|slot| slot.is(kind, id));
         let index = known.unwrap_or(self.items.len());
-        let mut emit = Emit { sequence_number: &mut self.sequence_number, out };
+        let mut emit =
+            Emit { stream_id: self.stream_id.as_deref(), sequence_number: &mut self.sequence_number, out };
         if known.is_none() {
             let begun = output::begun(&done);
             self.items.push(Slot::Open(OpenItem::begin(&begun, index, &mut emit)));
@@ -87,7 +100,8 @@ impl Events {
         for item in &output {
             self.end_item(item.clone(), out);
         }
-        let mut emit = Emit { sequence_number: &mut self.sequence_number, out };
+        let mut emit =
+            Emit { stream_id: self.stream_id.as_deref(), sequence_number: &mut self.sequence_number, out };
         for slot in &mut self.items {
             if let Slot::Open(open) = slot {
                 tracing::warn!("an item that had begun is not in the answer");
@@ -156,7 +170,8 @@ impl Events {
     ) {
         let trace = self.trace(progress);
         let response = Box::new(Response::new(&self.head, progress, output, usage).with_trace(trace));
-        Emit { sequence_number: &mut self.sequence_number, out }.event(kind, Body::Response { response });
+        Emit { stream_id: self.stream_id.as_deref(), sequence_number: &mut self.sequence_number, out }
+            .event(kind, Body::Response { response });
     }
 }
 
@@ -232,7 +247,8 @@ impl Slot {
 
 impl Emit<'_> {
     fn event(&mut self, kind: &'static str, body: Body<'_>) {
-        self.out.event(Some(kind), &Event { kind, sequence_number: *self.sequence_number, body });
+        let (sequence_number, stream_id) = (*self.sequence_number, self.stream_id);
+        self.out.event(Some(kind), &Event { kind, sequence_number, body, stream_id });
         *self.sequence_number += 1;
     }
 

@@ -28,6 +28,9 @@ const KINDS: &[&str] = &[
     "item_reference",
 ];
 
+/// Longest `encrypted_content` of a compaction item, as the official bound.
+const MOST_ENCRYPTED: usize = 20_971_520;
+
 /// What official SDKs and frameworks send back with the items of an answer, and what says nothing to a model:
 /// an agent's loop is no reason for a report.
 const SENT_BACK: &[&str] = &[
@@ -330,7 +333,14 @@ fn image_generation_call(from: &mut Fields, draft: &mut Draft) -> Result<(), Api
 
 fn compaction(from: &mut Fields, draft: &mut Draft) -> Result<(), ApiError> {
     let mut item = typed("compaction", from)?;
-    item.insert("encrypted_content".into(), from.required_string("encrypted_content")?.into());
+    let content = from.required_string("encrypted_content")?;
+    if content.len() > MOST_ENCRYPTED {
+        let message =
+            format!("Invalid 'encrypted_content': expected a string of at most {MOST_ENCRYPTED} characters.");
+        let error = ApiError::invalid(from.param("encrypted_content"), message);
+        return Err(error.with_code("string_above_max_length"));
+    }
+    item.insert("encrypted_content".into(), content.into());
     draft.item(item);
     Ok(())
 }

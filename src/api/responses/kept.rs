@@ -7,16 +7,33 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::background::{Background, Found};
+use super::decode::{self, INCLUDES};
 use super::output::{official, official_items};
 use super::wire::{ENCRYPTED_REASONING, Form, OutputItem, ResponseUsage, STREAMED};
 use crate::api::edge::Edge;
 use crate::api::error::ApiError;
-use crate::api::list::{List, Paging};
+use crate::api::fields::Check;
+use crate::api::list::{AFTER, Deletion, INCLUDE, LIMIT, List, ORDER, Paging};
 use crate::api::observe::Call;
+use crate::api::openapi::Parameter;
 use crate::api::query::Query;
+use crate::api::read::not_one_of;
 use crate::api::time::unix_seconds;
-use crate::model::{Item, ResponseId};
+use crate::model::{Item, KeyId, ResponseId};
 use crate::store::{Chain, StoredResponse};
+
+const LAST_EVENT: u32 = u32::MAX;
+
+pub(crate) const RETRIEVE_QUERY: &[Parameter] = &[
+    INCLUDE,
+    Parameter::new("stream", Check::Flag, "the events again, of a background response made as a stream"),
+    Parameter::new(
+        "starting_after",
+        Check::Integer(0, LAST_EVENT as i64),
+        "the sequence number of the event before the stream's first",
+    ),
+];
+pub(crate) const INPUT_ITEMS_QUERY: &[Parameter] = &[INCLUDE, AFTER, LIMIT, ORDER];
 
 /// `GET /v1/responses/{id}`.
 pub(crate) async fn retrieve(
@@ -26,11 +43,11 @@ pub(crate) async fn retrieve(
     query: Query,
 ) -> Result<Response, ApiError> {
     let (id, key) = (response_id(id)?, call.key());
-    let encrypted = query.list("include").any(|entry| entry == "reasoning.encrypted_content");
+    let encrypted = wants_encrypted(&query)?;
     if query.flag("stream")? {
-        let after = query.integer("starting_after", 0..=u64::from(u32::MAX))?;
+        let after = query.integer("starting_after", 0..=LAST_EVENT.into())?;
         let from = after.map_or(0, |after| usize::try_from(after + 1).unwrap_or(usize::MAX));
-        return match Background::stream(&edge, &id, &key, from) {
+        return match Background::stream(&edge, &id, &key, from).await? {
             Some(stream) => Ok(stream),
             None => Err(unstreamed(Background::find(&edge, &id, &key).await?.as_ref(), &id)),
         };
@@ -45,12 +62,12 @@ pub(crate) async fn delete(
     State(edge): State<Edge>,
     call: Call,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Deletion>, ApiError> {
     let (id, key) = (response_id(id)?, call.key());
     // Both: a response that has just ended may be in either place.
-    let removed = edge.background.remove(&id, &key).await?;
+    let removed = Background::remove(&edge, &id, &key).await?;
     if edge.bridge.delete_response(&id, &key).await? || removed {
-        return Ok(Json(json!({ "id": id.as_str(), "object": "response", "deleted": true })));
+        return Ok(Json(Deletion { id: id.to_string(), object: "response", deleted: true }));
     }
     Err(not_found(&id))
 }
@@ -64,12 +81,8 @@ pub(crate) async fn input_items(
 ) -> Result<Json<List>, ApiError> {
     let id = response_id(id)?;
     let paging = Paging::of(&query, "desc")?;
-    let encrypted = query.list("include").any(|entry| entry == "reasoning.encrypted_content");
-    let key = call.key();
-    let items: Vec<Item> = match edge.bridge.stored_chain(&id, &key).await? {
-        Some(Chain { record, before }) => before.iter().flatten().cloned().chain(record.input).collect(),
-        None => Background::input(&edge, &key, &id).await?.ok_or_else(|| not_found(&id))?,
-    };
+    let encrypted = wants_encrypted(&query)?;
+    let items = input(&edge, &id, &call.key()).await?.ok_or_else(|| not_found(&id))?;
     let form = Form { id: id.as_str(), encrypted_reasoning: encrypted };
     let given = items.iter().enumerate().filter_map(|(index, item)| given(item, index, form));
     paging.cut(given.collect()).map(Json)
@@ -82,15 +95,46 @@ pub(crate) async fn cancel(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let id = response_id(id)?;
-    match Background::find(&edge, &id, &call.key()).await? {
+    let key = call.key();
+    match Background::find(&edge, &id, &key).await? {
         Some(Found::Record(record)) => match object(&record, false).map(Value::Object) {
             Some(object) if object["background"] == true => Ok(Json(object)),
             _ => Err(ApiError::invalid("response_id", "Cannot cancel a synchronous response.")),
         },
         Some(Found::Job(job)) => Ok(Json(edge.background.cancel(&job).await)),
-        Some(Found::Document(kept)) => Ok(Json(edge.background.cancel_elsewhere(&id, *kept).await?)),
+        Some(Found::Document(kept)) => {
+            let found = Background::cancel_elsewhere(&edge, &id, &key, *kept).await?;
+            found.and_then(|found| shown(&found, false)).map(Json).ok_or_else(|| not_found(&id))
+        }
         None => Err(not_found(&id)),
     }
+}
+
+/// What the model was given for it, the chain before it included.
+async fn input(edge: &Edge, id: &ResponseId, key: &KeyId) -> Result<Option<Vec<Item>>, ApiError> {
+    let whole = |Chain { record, before }: Chain| -> Vec<Item> {
+        before.iter().flatten().cloned().chain(record.input).collect()
+    };
+    if let Some(chain) = edge.bridge.stored_chain(id, key).await? {
+        return Ok(Some(whole(chain)));
+    }
+    if let Some(items) = Background::input(edge, key, id).await? {
+        return Ok(Some(items));
+    }
+    // It may have gone from there to here meanwhile.
+    Ok(edge.bridge.stored_chain(id, key).await?.map(whole))
+}
+
+/// What a query asks to be shown that is not by itself.
+pub(crate) fn wants_encrypted(query: &Query) -> Result<bool, ApiError> {
+    let mut wanted = false;
+    for entry in query.list("include").filter(|entry| !entry.is_empty()) {
+        if !INCLUDES.contains(&entry) {
+            return Err(not_one_of("include", INCLUDES));
+        }
+        wanted |= entry == decode::ENCRYPTED_REASONING;
+    }
+    Ok(wanted)
 }
 
 fn shown(found: &Found, encrypted: bool) -> Option<Value> {
@@ -185,6 +229,13 @@ pub(crate) fn given(item: &Item, index: usize, form: Form<'_>) -> Option<OutputI
     let rest = item.fields().iter().filter(|(name, _)| *name != "id");
     given.extend(rest.map(|(name, value)| (name.clone(), value.clone())));
     given.insert("status".into(), "completed".into());
+    // Officially no image is without.
+    for list in ["content", "output"] {
+        let parts = given.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+        for part in parts.filter(|part| part["type"] == "input_image").filter_map(Value::as_object_mut) {
+            part.entry("detail").or_insert_with(|| "auto".into());
+        }
+    }
     Some(given)
 }
 
@@ -195,4 +246,4 @@ fn made_id(prefix: &str, index: usize, form: Form<'_>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -54,7 +55,7 @@ pub(crate) struct ReasoningEcho {
     pub(crate) summary: Option<&'static str>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, JsonSchema, Serialize)]
 pub(crate) struct TextEcho {
     pub(crate) format: Value,
     /// Left out where the model's own default applies.
@@ -113,7 +114,7 @@ pub(crate) enum Progress<'a> {
 }
 
 /// The official Response object.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(crate) struct Response<'a> {
     id: &'a str,
     object: &'static str,
@@ -124,6 +125,8 @@ pub(crate) struct Response<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     conversation: Option<ConversationEcho<'a>>,
     error: Option<ResponseError<'a>>,
+    // As `temperature`.
+    frequency_penalty: f64,
     incomplete_details: Option<IncompleteDetails>,
     instructions: Option<&'a str>,
     max_output_tokens: Option<u64>,
@@ -132,11 +135,11 @@ pub(crate) struct Response<'a> {
     model: &'a str,
     output: &'a [OutputItem],
     parallel_tool_calls: bool,
+    // As `temperature`.
+    presence_penalty: f64,
     previous_response_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_key: Option<&'a str>,
     reasoning: Reasoning<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     safety_identifier: Option<&'a str>,
     service_tier: &'static str,
     store: bool,
@@ -157,29 +160,29 @@ pub(crate) struct Response<'a> {
     bridge: Option<Envelope>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct ConversationEcho<'a> {
     id: &'a str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct ResponseError<'a> {
     code: &'static str,
     message: &'a str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct IncompleteDetails {
     reason: &'static str,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct Reasoning<'a> {
     effort: Option<&'a str>,
     summary: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub(super) struct ResponseUsage {
     input_tokens: u64,
     input_tokens_details: InputTokensDetails,
@@ -188,13 +191,13 @@ pub(super) struct ResponseUsage {
     total_tokens: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct InputTokensDetails {
     cached_tokens: u64,
     cache_write_tokens: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 struct OutputTokensDetails {
     reasoning_tokens: u64,
 }
@@ -228,6 +231,7 @@ impl<'a> Response<'a> {
             completed_at,
             conversation: echo.conversation.as_deref().map(|id| ConversationEcho { id }),
             error,
+            frequency_penalty: 0.0,
             incomplete_details,
             instructions: echo.instructions.as_deref(),
             max_output_tokens: echo.max_output_tokens,
@@ -236,6 +240,7 @@ impl<'a> Response<'a> {
             model: &head.model,
             output,
             parallel_tool_calls: echo.parallel_tool_calls,
+            presence_penalty: 0.0,
             previous_response_id: echo.previous_response_id.as_deref(),
             prompt_cache_key: echo.prompt_cache_key.as_deref(),
             reasoning: Reasoning { effort: echo.reasoning.shown_effort(), summary: echo.reasoning.summary },
@@ -317,6 +322,9 @@ pub(crate) struct Event<'a> {
     pub(crate) sequence_number: u64,
     #[serde(flatten)]
     pub(crate) body: Body<'a>,
+    /// Of a socket's named lane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stream_id: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::api::observe;
 use crate::api::router;
 use crate::api::testing::{Answer, KEY, config, edge, get, post, routes, send};
+use crate::model::KeyId;
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -228,7 +229,7 @@ async fn a_large_body_is_413_announced_or_not() {
 #[tokio::test(start_paused = true)]
 async fn a_body_without_room_waits_and_is_then_503() {
     let edge = edge(&config());
-    let taken = edge.intake.take(usize::MAX).await;
+    let taken = edge.intake.take(&KeyId::anonymous(), usize::MAX).await;
     let stream = || stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{}"))]);
     for request in [post(CHAT, chat()), post(CHAT, Body::from_stream(stream()))] {
         let answer = send(router(edge.clone()), request).await;
@@ -239,7 +240,8 @@ async fn a_body_without_room_waits_and_is_then_503() {
     for _ in 0..3 {
         assert_eq!(send(router(edge.clone()), post(CHAT, chat())).await.code(), "shutting_down");
     }
-    let all = tokio::time::timeout(Duration::from_secs(1), edge.intake.take(usize::MAX)).await;
+    let all =
+        tokio::time::timeout(Duration::from_secs(1), edge.intake.take(&KeyId::anonymous(), usize::MAX)).await;
     assert!(all.is_ok(), "a call that has ended keeps no room");
 }
 
@@ -265,9 +267,9 @@ async fn a_panic_is_a_500_that_says_nothing() {
         panic!("with {KEY}");
     }
     let router = Router::new()
-        .route("/", axum::routing::get(panics))
+        .route("/healthz", axum::routing::get(panics))
         .layer(axum::middleware::from_fn(observe::observe));
-    let answer = send(router, get("/")).await;
+    let answer = send(router, get("/healthz")).await;
     assert_eq!((answer.status, answer.code().as_str()), (500, "internal_error"));
     assert!(!answer.body.contains(KEY));
     assert!(answer.header("x-request-id").is_some());

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
@@ -458,6 +459,39 @@ async fn an_http2_client_that_never_opens_its_window_is_let_go() {
     let _unread = client.send_request(h2c::request("/pieces")).await.unwrap();
     closed(&mut client).await;
     served.finish().await;
+}
+
+/// A proxy has the streams of many on one connection: those who read are not cut off with one who does not.
+#[tokio::test]
+async fn an_http2_stream_that_nobody_reads_is_reset_and_the_others_go_on() {
+    for unread in ["/pieces", "/whole"] {
+        let config = quick(|config| config.write_timeout = Duration::from_millis(200));
+        let served = Served::start(answering(8 << 20), config, PATIENCE).await;
+        let mut client = h2c::connect(served.address).await;
+        let mut read = client.send_request(h2c::request("/pieces")).await.unwrap().into_body();
+        let mut unread = client.send_request(h2c::request(unread)).await.unwrap().into_body();
+        let both = served.tasks.running();
+        let going_on = async {
+            while served.tasks.running() == both {
+                read.frame().await.expect("it goes on").unwrap();
+            }
+            for _ in 0..100 {
+                read.frame().await.expect("it goes on").unwrap();
+            }
+        };
+        timeout(PATIENCE, going_on).await.expect("one of them is ended");
+        let reset = async {
+            loop {
+                if let Err(error) = unread.frame().await.expect("not its end") {
+                    return error;
+                }
+            }
+        };
+        let error = timeout(PATIENCE, reset).await.expect("it is reset");
+        assert!(format!("{error:?}").contains("CANCEL"), "{error:?}");
+        drop(read);
+        served.finish().await;
+    }
 }
 
 #[tokio::test]

@@ -210,5 +210,5 @@ fn an_event_that_cannot_be_written_leaves_no_half_frame() {
     let mut frames = Frames::default();
     let unwritable: std::collections::BTreeMap<(u8, u8), u8> = [((1, 2), 3)].into();
     frames.event(Some("bad"), &unwritable);
-    assert!(frames.0.is_empty());
+    assert_eq!(frames.len(), 0);
 }

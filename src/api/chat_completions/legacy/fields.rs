@@ -1,20 +1,28 @@
 //! Every field of a request to `/v1/completions` and what becomes of it.
 
+use crate::api::chat_completions::decode::MAX_CHOICES;
 use crate::api::fields::{Check, Field, Neutral};
 
 /// In the order of the official reference; a nested field after the one that holds it.
 pub(crate) const FIELDS: &[Field] = &[
-    Field::honoured("model"),
+    Field::honoured("model").is(Check::Text),
     Field::emulated("prompt")
+        .is(Check::TextOr(&Check::List(&Check::Text)))
+        .required()
         .note("a text, or several: each is one user message, and nothing is added; tokens are a 400"),
     Field::emulated("max_tokens")
+        .is(Check::Integer(1, i64::MAX))
         .note("counts the answer's text; past it the answer is cut; 16 where absent, as officially"),
-    Field::emulated("n").note("as many turns for each prompt; 128 choices in all at most"),
-    Field::emulated("stop").note("up to four; never part of the answer"),
-    Field::emulated("echo").note("the prompt goes before the answer"),
-    Field::honoured("stream"),
-    Field::honoured("stream_options"),
-    Field::honoured("stream_options.include_usage"),
+    Field::emulated("n")
+        .is(Check::Integer(1, MAX_CHOICES))
+        .note("as many turns for each prompt; 128 choices in all at most"),
+    Field::emulated("stop")
+        .is(Check::TextOr(&Check::List(&Check::Text)))
+        .note("up to four; never part of the answer"),
+    Field::emulated("echo").is(Check::Flag).note("the prompt goes before the answer"),
+    Field::honoured("stream").is(Check::Flag),
+    Field::honoured("stream_options").is(Check::Object),
+    Field::honoured("stream_options.include_usage").is(Check::Flag),
     // Nothing is ever padded: only asking for it has no effect.
     Field::ignored("stream_options.include_obfuscation", Check::Flag, Neutral::Flag(false)),
     Field::ignored("temperature", Check::Number(0.0, 2.0), Neutral::Number(1.0)),

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::api::error::ApiError;
-use crate::model::{KeyId, Priority, RequestId};
-use crate::store::{Document, StoreError};
+use crate::api::lease::Leased;
+use crate::model::{Item, KeyId, Priority, RequestId, ResponseId};
+use crate::store::{Document, DocumentKind, StoreError};
 
 /// The document's body.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub(crate) struct Kept {
     pub(super) emitted: bool,
     /// The response object as it was last.
     pub(super) object: Value,
+    /// What the model is given of the request's own, whatever had to be fetched for it.
+    #[serde(default)]
+    input: Vec<Map<String, Value>>,
 }
 
 /// How a request was asked, beside its body.
@@ -38,6 +42,15 @@ pub(super) struct Manner {
     pub(super) request_id: RequestId,
     pub(super) priority: Priority,
     pub(super) max_wait: Option<std::time::Duration>,
+}
+
+impl Leased for Kept {
+    const KIND: DocumentKind = DocumentKind::Background;
+
+    fn of(document: &Document) -> Result<Self, StoreError> {
+        serde_json::from_slice(&document.body)
+            .map_err(|error| StoreError::Unreadable { reason: error.to_string() })
+    }
 }
 
 impl Kept {
@@ -54,12 +67,27 @@ impl Kept {
             attempts: 0,
             emitted: false,
             object: Value::Null,
+            input: Vec::new(),
         }
     }
 
-    pub(super) fn of(document: &Document) -> Result<Self, StoreError> {
-        serde_json::from_slice(&document.body)
-            .map_err(|error| StoreError::Unreadable { reason: error.to_string() })
+    pub(super) fn set_input(&mut self, items: &[Item]) {
+        self.input = items.iter().map(|item| item.fields().clone()).collect();
+    }
+
+    /// The response that it goes on with.
+    pub(super) fn previous(&self) -> Option<ResponseId> {
+        self.request.get("previous_response_id").and_then(Value::as_str).map(ResponseId::new)
+    }
+
+    /// The conversation that it goes on with.
+    pub(super) fn conversation(&self) -> Option<&str> {
+        let conversation = self.request.get("conversation")?;
+        conversation.as_str().or_else(|| conversation.get("id")?.as_str())
+    }
+
+    pub(super) fn input(self) -> Vec<Item> {
+        self.input.into_iter().map(Item::new).collect()
     }
 
     /// The response object.
@@ -86,7 +114,7 @@ impl Kept {
 
     /// Whether the response has ended, one way or another.
     pub(super) fn is_over(&self) -> bool {
-        !matches!(self.object["status"].as_str(), Some("queued" | "in_progress"))
+        is_over(&self.object)
     }
 
     /// The object of a response that has failed before its answer had begun.
@@ -117,6 +145,11 @@ impl Manner {
         }
         headers
     }
+}
+
+/// Whether the response of this object has ended.
+pub(super) fn is_over(object: &Value) -> bool {
+    !matches!(object["status"].as_str(), Some("queued" | "in_progress"))
 }
 
 /// Whose it is, and what it says.

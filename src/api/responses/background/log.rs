@@ -66,7 +66,10 @@ impl Log {
         self.0.send_modify(|written| {
             bytes = std::mem::take(&mut written.bytes);
             written.frames = Vec::new();
-            written.over = Some(Over::Dropped);
+            // Where the rest is to be had elsewhere, that stays so.
+            if written.over != Some(Over::Interrupted) {
+                written.over = Some(Over::Dropped);
+            }
         });
         bytes
     }
@@ -211,5 +214,8 @@ mod tests {
         log.push(frame("a"));
         log.end(Over::Interrupted);
         assert_eq!(text(log.read(0, KEEP_ALIVE)).await, "event: e\ndata: \"a\"\n\n");
+        let late = log.read(0, KEEP_ALIVE);
+        log.clear();
+        assert_eq!(text(late).await, "");
     }
 }

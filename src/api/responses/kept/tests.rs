@@ -11,7 +11,7 @@ fn item(value: Value) -> Item {
     Item::from_value(value).unwrap()
 }
 
-fn record(output: Vec<Item>) -> StoredResponse {
+pub(in crate::api::responses) fn record(output: Vec<Item>) -> StoredResponse {
     let head = head();
     let created_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     StoredResponse {
