@@ -11,9 +11,9 @@ use tracing::{error, info, warn};
 use crate::api;
 use crate::app_server::{AppServer, LocateInputs, StateFolder, locate};
 use crate::bridge::Bridge;
-use crate::config::Config;
+use crate::config::{AppServerConfig, Config};
 use crate::model::ModelInfo;
-use crate::store::{self, Documents, ResponseStore};
+use crate::store::{self, Documents, ResponseStore, Seal};
 use crate::tasks::Tasks;
 
 use self::listeners::Listeners;
@@ -30,7 +30,8 @@ pub use demo::{DemoOptions, StandinOptions, demo, standin};
 pub use process::harden;
 pub use reload::{ReadKeys, Reload};
 
-pub use crate::app_server::{Codex, become_tethered as tether};
+pub use crate::app_server::Codex;
+pub use crate::tasks::tether::become_tethered as tether;
 
 /// How long connections may take to end once their turns have.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,6 +39,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long our own tasks may take to end.
 const TASKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// A replaced app-server has this much longer than a turn may take.
+const DRAIN_MARGIN: Duration = Duration::from_secs(60);
 
 /// Everything wired, listening, and not yet serving.
 #[derive(Debug)]
@@ -50,6 +53,7 @@ pub struct App {
     app_server: AppServer,
     store: Arc<dyn ResponseStore>,
     documents: Arc<Documents>,
+    seal: Seal,
     bridge: Bridge,
     reload: Option<Reload>,
     tasks: Tasks,
@@ -68,10 +72,12 @@ impl App {
         let tasks = Tasks::new();
         // First: it may have to be mended by hand, and then nothing else is to be stopped again.
         let store = store::open(&config.store, state.path(), &tasks).await?;
-        let documents = store::open_documents(&config.store, state.path(), &tasks).await?;
+        let limit = config.continuation.store_timeout;
+        let documents = store::open_documents(&config.store, limit, state.path(), &tasks).await?;
+        let seal = store::open_seal(&config.store, state.path())?;
         let app_server = start_app_server(&config, &state, &tasks).await?;
         let bridge = Bridge::new(app_server.clone(), Arc::clone(&store), &config, &tasks);
-        Ok(Self { config, listeners, state, app_server, store, documents, bridge, reload: None, tasks })
+        Ok(Self { config, listeners, state, app_server, store, documents, seal, bridge, reload: None, tasks })
     }
 
     /// Where it listens; the first one, where a service manager holds several sockets.
@@ -98,7 +104,8 @@ impl App {
     /// Serves until `stop` says `true`, then drains: no new calls, running turns finish within the bound, the
     /// rest is interrupted, the child is stopped, tasks end. A second `stop` (the sender gone) cuts it short.
     pub async fn run(self, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-        let Self { config, listeners, state, app_server, store, documents, bridge, reload, tasks } = self;
+        let Self { config, listeners, state, app_server, store, documents, seal, bridge, reload, tasks } =
+            self;
         info!(%listeners, version = env!("CARGO_PKG_VERSION"), "listening");
         tasks.spawn("readiness", announce_ready(app_server.clone(), tasks.stop_token().clone()));
         if let Some(period) = config.machine.watchdog {
@@ -106,7 +113,7 @@ impl App {
             tasks.spawn("watchdog", feed);
         }
 
-        let edge = api::Edge::new(bridge.clone(), Arc::clone(&documents), &config, &tasks)?;
+        let edge = api::Edge::new(bridge.clone(), Arc::clone(&documents), seal, &config, &tasks)?;
         edge.start().await;
         let sweeping = sweep::sweep(Arc::clone(&documents), tasks.stop_token().clone());
         tasks.spawn("document sweeper", sweeping);
@@ -128,7 +135,7 @@ impl App {
                 warn!(interrupted, "turns were interrupted");
             }
             if !edge.drained(STOP_TIMEOUT).await {
-                error!("background responses did not settle in time");
+                error!("background responses and batches did not settle in time");
             }
         };
         tokio::join!(server, drain);
@@ -198,7 +205,10 @@ async fn start_app_server(config: &Config, state: &StateFolder, tasks: &Tasks) -
         let codex = locate(&LocateInputs::new(&config.app_server, &config.machine)).await?;
         info!(path = %codex.path.display(), version = %codex.version, "codex found");
     }
-    Ok(AppServer::start(&config.app_server, &config.machine, state, tasks)?)
+    // Nothing that a turn may take is cut short by a replacement.
+    let drain_limit = config.app_server.drain_limit.max(config.turn.deadline.saturating_add(DRAIN_MARGIN));
+    let app_server = AppServerConfig { drain_limit, ..config.app_server.clone() };
+    Ok(AppServer::start(&app_server, &config.machine, state, tasks)?)
 }
 
 /// Runs an app under the process's signals; `lines` go to standard output once it listens.

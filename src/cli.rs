@@ -1,7 +1,8 @@
 //! The subcommands, one file each.
 //!
-//! Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 78 the configuration is wrong.
+//! Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 78 the configuration is wrong; `batch` has two more.
 
+mod batch;
 mod config;
 mod demo;
 mod extract_pdf;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Demo),
     /// Run the stand-in model alone
     Standin(standin::Standin),
+    /// Run the rows of a file against a bridge that runs: one line of result for each
+    Batch(batch::Batch),
     /// List the models that requests can name
     Models(models::Models),
     /// Look after the API keys: the daemon reads them again at SIGHUP
@@ -90,6 +93,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Serve(serve)) => serve.run(),
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Standin(standin)) => standin.run(),
+        Some(Command::Batch(batch)) => batch.run(),
         Some(Command::Models(models)) => models.run(),
         Some(Command::Keys(keys)) => keys.run(),
         Some(Command::Tether(tether)) => tether.run(),
