@@ -105,12 +105,6 @@ async fn a_streamed_completion_is_stored_with_its_messages() {
     let roles: Vec<_> =
         list["data"].as_array().expect("a list").iter().map(|one| one["role"].clone()).collect();
     assert_eq!(roles, ["system", "user", "assistant", "tool"]);
-    // The specification knows answers only.
-    let mut checked = list.clone();
-    for message in checked["data"].as_array_mut().expect("a list") {
-        message["role"] = "assistant".into();
-    }
-    assert_valid("ChatCompletionMessageList", &checked);
     assert_eq!(list["data"][1]["content_parts"][1]["image_url"]["url"], image);
     assert_eq!(
         (&list["data"][0]["content"], &list["data"][0]["content_parts"]),
@@ -179,18 +173,9 @@ async fn a_completion_is_streamed_in_chunks() {
     assert_eq!(events.pop(), Some(json!("[DONE]")));
     let mut text = String::new();
     for event in &events {
-        // Told while more follows, as the official API does; the specification has no null there.
-        let mut checked = event.clone();
-        for choice in checked["choices"].as_array_mut().expect("choices") {
+        for choice in event["choices"].as_array().expect("choices") {
             text.push_str(choice["text"].as_str().expect("a text"));
-            if choice["finish_reason"].is_null() {
-                choice["finish_reason"] = "stop".into();
-            }
         }
-        if checked["usage"].is_null() {
-            checked.as_object_mut().expect("an object").remove("usage");
-        }
-        assert_valid("CreateCompletionResponse", &checked);
     }
     assert_eq!(text, "say hello");
     let last = events.last().expect("a chunk");

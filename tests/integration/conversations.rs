@@ -151,3 +151,85 @@ async fn an_answer_that_its_conversation_has_no_room_for_fails() {
     assert_eq!(said(&daemon, &id).await.len(), 1);
     daemon.finish().await;
 }
+
+#[tokio::test]
+async fn a_background_response_has_its_conversation_for_itself_until_it_ends() {
+    let mut daemon = Daemon::start(|_| ()).await;
+    let id = begin(&daemon.client, json!([{"role": "user", "content": "zero"}])).await;
+    let body = |input: &str| json!({"input": input, "conversation": id, "background": true});
+    let queued = daemon.client.post("/v1/responses", &body("one")).await.ok();
+    assert_eq!((&queued["status"], &queued["conversation"]["id"]), (&json!("queued"), &json!(id)));
+    let turn = daemon.peer.turn().await;
+    assert_eq!(turn.items.len(), 2, "{:?}", turn.items);
+    for body in [body("two"), json!({"input": "two", "conversation": id})] {
+        let refused = daemon.client.post("/v1/responses", &body).await;
+        assert_eq!(refused.failure(), (400, "conversation_locked".into()));
+        assert_eq!(refused.json()["error"]["param"], "conversation");
+    }
+    assert_eq!(said(&daemon, &id).await, lines(&[("user", "zero")]));
+    turn.answer("done");
+    let path = format!("/v1/responses/{}", queued["id"].as_str().expect("an id"));
+    let ended = until("the end", async || {
+        Some(daemon.client.get(&path).await.ok()).filter(|read| read["status"] == "completed")
+    })
+    .await;
+    assert_eq!(said(&daemon, &id).await, lines(&[("user", "zero"), ("user", "one"), ("assistant", "done")]));
+    let kept = format!("/v1/conversations/{id}/items?limit=1");
+    assert_eq!(daemon.client.get(&kept).await.ok()["data"][0], ended["output"][0]);
+
+    // Whoever fails or is cancelled adds nothing, and lets the next one go on.
+    daemon.client.post("/v1/responses", &body("three")).await.ok();
+    daemon.peer.turn().await.begin().failed(&json!("badRequest"), "No.");
+    let cancelled = until("the next one is taken", async || {
+        let answer = daemon.client.post("/v1/responses", &body("four")).await;
+        (answer.status == 200).then(|| answer.ok())
+    })
+    .await;
+    daemon.peer.turn().await.begin();
+    let path = format!("/v1/responses/{}/cancel", cancelled["id"].as_str().expect("an id"));
+    assert_eq!(daemon.client.post(&path, &json!({})).await.ok()["status"], "cancelled");
+    let asking = daemon.post("/v1/responses", json!({"input": "five", "conversation": id}));
+    let turn = daemon.peer.turn().await;
+    assert_eq!(turn.items.len(), 4, "{:?}", turn.items);
+    turn.answer("six");
+    asking.answer().await.ok();
+    assert_eq!(said(&daemon, &id).await.len(), 5);
+
+    // One that was deleted meanwhile takes nothing, and the answer is there all the same.
+    let queued = daemon.client.post("/v1/responses", &body("seven")).await.ok();
+    let turn = daemon.peer.turn().await;
+    daemon.client.delete(&format!("/v1/conversations/{id}")).await.ok();
+    turn.answer("eight");
+    let path = format!("/v1/responses/{}", queued["id"].as_str().expect("an id"));
+    until("the end", async || {
+        Some(daemon.client.get(&path).await.ok()).filter(|read| read["status"] == "completed")
+    })
+    .await;
+    daemon.finish().await;
+}
+
+#[tokio::test]
+async fn a_background_response_that_is_run_again_is_added_once() {
+    let mut daemon = Daemon::start(|config| config.shutdown.drain = std::time::Duration::ZERO).await;
+    let id = begin(&daemon.client, json!([{"role": "user", "content": "zero"}])).await;
+    let body = json!({"input": "one", "conversation": id, "background": true});
+    let queued = daemon.client.post("/v1/responses", &body).await.ok();
+    let turn = daemon.peer.turn().await;
+    turn.begin().item_started("agentMessage", "m").delta("m", "half");
+    let mut daemon = Box::pin(daemon.restart()).await;
+    let turn = daemon.peer.turn().await;
+    assert_eq!(turn.items.len(), 2, "{:?}", turn.items);
+    let refused = daemon.client.post("/v1/responses", &json!({"input": "x", "conversation": id})).await;
+    assert_eq!(refused.failure(), (400, "conversation_locked".into()));
+    turn.answer("whole");
+    let path = format!("/v1/responses/{}", queued["id"].as_str().expect("an id"));
+    until("the end", async || {
+        Some(daemon.client.get(&path).await.ok()).filter(|read| read["status"] == "completed")
+    })
+    .await;
+    let all = lines(&[("user", "zero"), ("user", "one"), ("assistant", "whole")]);
+    assert_eq!(said(&daemon, &id).await, all);
+    let daemon = Box::pin(daemon.restart()).await;
+    assert_eq!(said(&daemon, &id).await, all);
+    daemon.finish().await;
+}

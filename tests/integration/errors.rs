@@ -296,7 +296,7 @@ fn check_stream(row: &Row, path: &str, events: &[Value]) {
 }
 
 /// Writes `request` as it is, and reads the answer until the connection closes.
-async fn raw(daemon: &Daemon, request: &[u8]) -> Answer {
+pub(crate) async fn raw(daemon: &Daemon, request: &[u8]) -> Answer {
     let mut client = TcpStream::connect(daemon.client.address()).await.expect("a connection");
     // The bridge may answer before it has all.
     let _ = client.write_all(request).await;

@@ -12,13 +12,15 @@ use axum::response::Response;
 use axum::routing::post;
 use codex_bridge::config::{Config, FallbackReason, KeyLimits, NamedToken};
 use codex_bridge::tasks::Tasks;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, Uri};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use crate::daemon::Daemon;
 use crate::http::{Client, PATIENCE, until};
+use crate::socket_client::Socket;
 
 /// What a request to the other server looked like.
 #[derive(Debug, Clone)]
@@ -206,6 +208,33 @@ async fn it_gets_the_clients_own_words_and_nothing_else_of_the_clients() {
     server.stop().await;
 }
 
+/// Its body is passed on as it came: what there is to tell is beside it.
+#[tokio::test]
+async fn the_trace_of_its_answer_is_in_a_header_where_it_is_asked_for() {
+    let server = Server::start(Answers::Whole).await;
+    let daemon = used_up(&server, |_| {}).await;
+    for (path, body) in CALLS {
+        let body: Value = serde_json::from_str(body).expect("JSON");
+        let headers = [("x-codex-bridge-trace", "1"), ("x-request-id", "mine")];
+        let answer = daemon.client.post_with(path, &headers, &body).await;
+        assert_eq!((answer.status, answer.text.as_str()), (200, WHOLE));
+        let trace: Value =
+            serde_json::from_str(answer.header("x-codex-bridge-trace").expect("a trace")).expect("JSON");
+        assert_eq!(
+            trace,
+            json!({
+                "request": {"id": answer.header("x-request-id"), "target": format!("POST {path}")},
+                "fallback": "used_up",
+                "error": "usage_limit_reached",
+            })
+        );
+        let answer = daemon.client.post(path, &body).await;
+        assert_eq!((answer.status, answer.header("x-codex-bridge-trace")), (200, None));
+    }
+    daemon.finish().await;
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_stream_comes_as_it_arrives_and_a_client_that_leaves_ends_it() {
     let server = Server::start(Answers::Stream).await;
@@ -232,6 +261,56 @@ async fn a_stream_comes_as_it_arrives_and_a_client_that_leaves_ends_it() {
     }
     assert_eq!(daemon.client.get("/v1/health").await.ok()["fallback"]["full"], 2);
     daemon.finish().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn over_a_socket_its_events_come_one_a_message_under_the_name_of_the_lane() {
+    let server = Server::start(Answers::Stream).await;
+    let daemon = used_up(&server, |_| {}).await;
+    let mut socket = Socket::connect(&daemon.client).await;
+    socket.create(json!({"input": "hi", "stream_id": "a"})).await;
+    for n in 0..2 {
+        let message = timeout(PATIENCE, socket.stream.next()).await.expect("an event in time");
+        let text = message.expect("a message").expect("no error").into_text().expect("text");
+        let event: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(event, json!({"n": n, "stream_id": "a"}));
+    }
+    assert_eq!(server.seen()[0].body, r#"{"model":"theirs","input":"hi","stream":true}"#);
+    drop(socket);
+    until("the other server is left", async || (server.open() == 0).then_some(())).await;
+    daemon.finish().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_has_no_more_calls_there_than_here() {
+    let server = Server::start(Answers::Stream).await;
+    let daemon = used_up(&server, |config| {
+        for name in ["one", "two"] {
+            let token = format!("secret-{name}").into();
+            config.auth.tokens.push(NamedToken { name: name.into(), token });
+            let limits = KeyLimits { concurrency: Some(1), ..KeyLimits::default() };
+            config.auth.limits.insert(name.into(), limits);
+        }
+    })
+    .await;
+    let client = |name: &str| Client::new(daemon.client.address(), Some(&format!("secret-{name}")));
+    let (one, two, body) = (client("one"), client("two"), json!({"input": "hi"}));
+    let mut events = one.stream("/v1/responses", &body).await;
+    assert_eq!(events.next().await, Some(json!({"n": 0})));
+    let refused = one.post("/v1/responses", &body).await;
+    assert_eq!(refused.failure(), (429, "usage_limit_reached".into()));
+    assert_eq!(refused.header("x-codex-bridge-fallback"), Some("failed"));
+    let mut others = two.stream("/v1/responses", &body).await;
+    assert_eq!(others.next().await, Some(json!({"n": 0})), "another key's are its own");
+    drop((events, others));
+    let room = async || (one.get("/v1/health").await.ok()["fallback"]["running"] == 0).then_some(());
+    until("their places are free", room).await;
+    let mut events = one.stream("/v1/responses", &body).await;
+    assert_eq!(events.next().await, Some(json!({"n": 0})));
+    drop(events);
+    daemon.end().await;
     server.stop().await;
 }
 
@@ -324,6 +403,10 @@ async fn it_stands_in_for_an_app_server_that_is_not_there_and_for_a_lost_login()
     .await;
     let answer = daemon.client.post("/v1/responses", &json!({"input": "hi"})).await;
     assert_eq!(answer.header("x-codex-bridge-fallback"), Some("down"), "{}", answer.text);
+    // What calls no model is not for it, and counting needs no app-server.
+    let counted = daemon.client.post("/v1/responses/input_tokens", &json!({"input": "hi"})).await;
+    assert_eq!(counted.header("x-codex-bridge-fallback"), None);
+    assert_eq!(counted.ok()["input_tokens"], 1);
     // A dry run makes no call, there either.
     for (path, body) in CALLS {
         let body: Value = serde_json::from_str(body).expect("JSON");

@@ -14,12 +14,12 @@ const RESPONSES: &str = "/v1/responses";
 const CHAT: &str = "/v1/chat/completions";
 
 /// Adds a token whose secret is `secret-NAME`.
-fn token(config: &mut Config, name: &str, limits: KeyLimits) {
+pub(crate) fn token(config: &mut Config, name: &str, limits: KeyLimits) {
     config.auth.tokens.push(NamedToken { name: name.into(), token: format!("secret-{name}").into() });
     config.auth.limits.insert(name.into(), limits);
 }
 
-fn client(daemon: &Daemon, secret: &str) -> Client {
+pub(crate) fn client(daemon: &Daemon, secret: &str) -> Client {
     Client::new(daemon.client.address(), Some(secret))
 }
 
@@ -100,7 +100,7 @@ async fn tokens_a_minute_are_estimated_and_then_corrected() {
         answer.header("x-ratelimit-remaining-tokens").expect("a header").parse().expect("a number")
     };
     let body = json!({"input": "hi", "max_output_tokens": 5000});
-    let asking = daemon.post_as(&rated, RESPONSES, body.clone());
+    let asking = daemon.post_as(&rated, RESPONSES, body);
     let turn = daemon.peer.turn().await;
     turn.begin();
     let meanwhile = remaining(&rated.get("/v1/models").await);
@@ -111,7 +111,8 @@ async fn tokens_a_minute_are_estimated_and_then_corrected() {
     assert_eq!(busy.status, 429);
     assert!(remaining(&busy) + 50 >= meanwhile && remaining(&busy) < 5100, "{busy:?}");
     // The tokens refuse, before the queue is asked.
-    let refused = rated.post(RESPONSES, &body).await;
+    let more = json!({"input": "hi", "max_output_tokens": 9000});
+    let refused = rated.post(RESPONSES, &more).await;
     assert!(refused.error()["message"].as_str().is_some_and(|told| told.contains("(TPM): Limit 10000")));
 
     turn.message("m", "yes").response(30, 20).completed();
@@ -188,7 +189,7 @@ async fn a_key_has_the_models_it_may_use_and_no_other() {
 }
 
 /// The bridge's own program writes the file, and what it says is a key.
-fn keys_command(daemon: &Daemon, args: &[&str]) -> (bool, String) {
+pub(crate) fn keys_command(daemon: &Daemon, args: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_codex-bridge"))
         .arg("keys")
         .args(args)
@@ -206,7 +207,7 @@ fn state(daemon: &Daemon) -> PathBuf {
 }
 
 /// Has it read its keys again, and waits until it has; gives what health says of it.
-async fn reloaded(daemon: &Daemon, client: &Client, state: &str, count: usize) -> Value {
+pub(crate) async fn reloaded(daemon: &Daemon, client: &Client, state: &str, count: usize) -> Value {
     daemon.reload.send(()).await.expect("it listens");
     until(&format!("{count} keys, {state}"), async || {
         let answer = client.get("/v1/health").await;

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use codex_bridge::tasks::Tasks;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -25,11 +27,11 @@ pub(crate) struct Peer {
     folder: tempfile::TempDir,
 }
 
-/// A `turn/start` that waits for what the test does with it.
+/// A `turn/start`, or a `thread/compact/start`, that waits for what the test does with it.
 pub(crate) struct Turn {
     pub(crate) thread: String,
     pub(crate) id: String,
-    /// The parameters of `turn/start`.
+    /// The parameters of the request.
     pub(crate) params: Value,
     /// What was injected into the thread so far.
     pub(crate) items: Vec<Value>,
@@ -55,6 +57,8 @@ struct State {
     /// Answers in place of the usual ones, each for one request: by method.
     instead: HashMap<String, Vec<Instead>>,
     rate_limits: Value,
+    /// What the files of kept threads hold.
+    files: HashMap<String, String>,
     /// Who is logged in.
     account: Value,
     /// Somebody must be.
@@ -269,6 +273,25 @@ impl Turn {
         self.tell("error", json!({"error": error, "willRetry": true}))
     }
 
+    /// The file that the thread is kept in says what the conversation has become: what Codex tells the model of it,
+    /// and what the thread holds from then on.
+    pub(crate) fn compacted(&self, message: &str, replacement: &Value) -> &Self {
+        let payload = json!({"message": message, "replacement_history": replacement});
+        let lines = [
+            json!({"type": "session_meta", "payload": {}}),
+            json!({"type": "compacted", "payload": payload}),
+        ];
+        let file = lines.map(|line| line.to_string()).join("\n");
+        lock(&self.state).files.insert(self.thread.clone(), file);
+        self
+    }
+
+    /// A whole good compaction.
+    pub(crate) fn summarise(&self, summary: &str) {
+        self.begin().item_started("contextCompaction", "c").message("m", "the model's own words");
+        self.response(40, 9).compacted(summary, &json!([])).completed();
+    }
+
     /// A whole good turn.
     pub(crate) fn answer(&self, text: &str) {
         self.begin().item_started("agentMessage", "msg_1").delta("msg_1", text).message("msg_1", text);
@@ -325,14 +348,23 @@ impl State {
                 self.started += 1;
                 let id = format!("thread-{}", self.started);
                 self.threads.insert(id.clone(), Vec::new());
-                json!({"thread": {"id": id, "status": {"type": "idle"}, "ephemeral": true}, "model": params["model"]})
+                let thread = json!({"id": id, "status": {"type": "idle"}, "ephemeral": params["ephemeral"]});
+                json!({"thread": thread, "model": params["model"]})
             }
             "thread/inject_items" => {
                 let items = params["items"].as_array().expect("items").clone();
                 self.threads.get_mut(&thread).expect("a loaded thread").extend(items);
                 json!({})
             }
-            "thread/read" => json!({"thread": {"id": thread, "status": {"type": self.status}}}),
+            "thread/read" => {
+                let path = format!("/kept/{thread}.jsonl");
+                json!({"thread": {"id": thread, "status": {"type": self.status}, "path": path}})
+            }
+            "fs/readFile" => {
+                let path = params["path"].as_str().expect("a path");
+                let thread = path.trim_start_matches("/kept/").trim_end_matches(".jsonl");
+                json!({"dataBase64": STANDARD.encode(self.files.get(thread).map_or("", String::as_str))})
+            }
             "thread/loaded/list" => json!({"data": [], "nextCursor": null}),
             "thread/unsubscribe" => {
                 self.threads.remove(&thread);
@@ -407,7 +439,7 @@ fn received_text(text: &str, shared: &Arc<Mutex<State>>, turns: &mpsc::Unbounded
     }
     let params = &message["params"];
     let thread = params["threadId"].as_str().unwrap_or_default().to_owned();
-    if method == "turn/start" {
+    if method == "turn/start" || method == "thread/compact/start" {
         let items = state.threads.get(&thread).expect("a loaded thread").clone();
         let id = format!("turn-{}", state.seen.len());
         assert!(state.running.insert(thread.clone(), id.clone()).is_none(), "a turn was steered: {message}");

@@ -49,7 +49,7 @@ class CheckImports(unittest.TestCase):
 
     def test_wire_crates_stay_on_their_side(self):
         self.bad("src/bridge.rs", "use axum::Router;", "axum belongs to api, standin only")
-        self.bad("src/api.rs", "use tokio_tungstenite::connect_async;", "tokio_tungstenite belongs to app_server, standin only")
+        self.bad("src/bridge.rs", "use tokio_tungstenite::connect_async;", "tokio_tungstenite belongs to api, app_server, standin only")
         self.good("src/api.rs", "use axum::Router;")
         self.good("src/app_server.rs", "use tokio_tungstenite::tungstenite::Message;")
 

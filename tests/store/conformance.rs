@@ -55,6 +55,7 @@ on_all_backends! {
     a_record_that_expired_still_serves_those_that_continue_it
     use_restarts_the_clock
     a_deleted_record_still_serves_those_that_continue_it
+    a_buried_record_is_deleted
     with_its_last_child_a_deleted_record_is_emptied
     a_put_replaces_an_earlier_one_and_keeps_its_children
     puts_of_one_id_at_once_leave_one_of_them
@@ -182,6 +183,16 @@ async fn a_deleted_record_still_serves_those_that_continue_it(world: World) {
     assert_eq!(world.store.touch(&id("b"), now() + HOUR).await, Ok(Lookup::Deleted));
     assert_eq!(world.texts("c").await, Ok(said(&["a", "b", "c"])));
     assert_eq!(world.texts("a").await, Ok(said(&["a"])));
+}
+
+async fn a_buried_record_is_deleted(world: World) {
+    world.put(record("a", None)).await;
+    world.put(record("b", Some("a"))).await;
+    assert_eq!(world.store.bury(&id("a"), now() + HOUR).await, Ok(Lookup::Found(())));
+    assert_eq!(world.store.bury(&id("a"), now() + HOUR).await, Ok(Lookup::Deleted));
+    assert_eq!(world.status("a").await, Lookup::Deleted);
+    assert_eq!(world.texts("b").await, Ok(said(&["a", "b"])));
+    assert_eq!(world.store.bury(&id("never"), now() + HOUR).await, Ok(Lookup::Unknown));
 }
 
 async fn with_its_last_child_a_deleted_record_is_emptied(world: World) {

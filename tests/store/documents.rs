@@ -54,7 +54,11 @@ on_all_backends! {
     what_has_expired_is_not_given_and_is_swept
     what_is_no_id_is_not_there
     many_writers_at_once_lose_nothing
+    what_is_not_there_is_not_changed
 }
+
+/// A server must answer by then.
+const LIMIT: Duration = Duration::from_secs(10);
 
 struct Shelf {
     world: World,
@@ -69,7 +73,7 @@ impl Shelf {
 
     async fn with(config: StoreConfig) -> Self {
         let world = World::with(config).await;
-        let documents = open_documents(&world.config, world.folder.path(), &world.tasks).await;
+        let documents = open_documents(&world.config, LIMIT, world.folder.path(), &world.tasks).await;
         Self { world, documents: documents.expect("documents") }
     }
 
@@ -80,7 +84,7 @@ impl Shelf {
     async fn append(&self, id: &str, entries: &[&str]) {
         let entry = |id: &&str| Entry { id: (*id).to_owned(), body: format!("body of {id}").into_bytes() };
         let entries = entries.iter().map(entry).collect();
-        self.documents.append(Kind::Conversation, id, entries).await.expect("an append");
+        assert_eq!(self.documents.append(Kind::Conversation, id, entries).await, Ok(true));
     }
 
     /// The ids of a page, and whether more follows.
@@ -129,7 +133,8 @@ async fn a_document_comes_back_as_it_was_put_last(shelf: Shelf) {
     if shelf.world.config.backend != StoreBackend::Memory {
         shelf.documents.close().await;
         assert!(matches!(shelf.documents.get(Kind::File, "a").await, Err(StoreError::Unavailable { .. })));
-        let again = open_documents(&shelf.world.config, shelf.world.folder.path(), &shelf.world.tasks).await;
+        let again =
+            open_documents(&shelf.world.config, LIMIT, shelf.world.folder.path(), &shelf.world.tasks).await;
         let found = again.expect("documents").get(Kind::File, "a").await.expect("a look");
         assert_eq!(found.map(|found| found.body), Some(Vec::new()));
     }
@@ -220,8 +225,9 @@ async fn a_deleted_document_takes_its_entries_along(shelf: Shelf) {
 async fn what_has_expired_is_not_given_and_is_swept(shelf: Shelf) {
     let now = SystemTime::now();
     for (id, expires_at) in [("old", Some(now - HOUR)), ("new", Some(now + HOUR)), ("ever", None)] {
-        shelf.documents.put(Kind::Conversation, &document(id, "me", expires_at)).await.expect("a put");
-        shelf.append(id, &["one"]).await;
+        let one = Entry { id: "one".into(), body: Vec::new() };
+        let document = document(id, "me", expires_at);
+        shelf.documents.put_with(Kind::Conversation, &document, &[one]).await.expect("a put");
     }
     assert_eq!(shelf.get("old").await, None);
     assert_eq!(shelf.listed("me", ALL).await, Some((names(&["new", "ever"]), false)));
@@ -272,6 +278,88 @@ async fn many_writers_at_once_lose_nothing(shelf: Shelf) {
     assert_eq!(files.expect("a page").found.len(), 80);
 }
 
+async fn what_is_not_there_is_not_changed(shelf: Shelf) {
+    let (documents, kind) = (&shelf.documents, Kind::Conversation);
+    let change_all = async || {
+        let entry = || Entry { id: "one".into(), body: b"x".to_vec() };
+        [
+            documents.append(kind, "a", vec![entry()]).await.expect("an append"),
+            documents.replace(kind, &document("a", "me", None)).await.expect("a replacement"),
+            documents.replace_if(kind, &document("a", "me", None), "one", |_| true).await.expect("the same"),
+            documents.touch(kind, "a", Some(SystemTime::now() + HOUR)).await.expect("a touch"),
+            documents.change_entry(kind, "a", "one", |_| Some(b"y".to_vec())).await.expect("a change"),
+        ]
+    };
+    assert_eq!(change_all().await, [false; 5]);
+    shelf.put("a", "me").await;
+    assert_eq!(change_all().await, [true; 5]);
+    let found = shelf.get("a").await.expect("the document");
+    assert!(found.expires_at.is_some_and(|at| at > SystemTime::now()), "{found:?}");
+    assert_eq!(found.body, b"a of me");
+    let entry = documents.entry(kind, "a", "one").await.expect("a look").expect("an entry");
+    assert_eq!(entry.body, b"y");
+    documents.delete(kind, "a").await.expect("a deletion");
+    assert_eq!(change_all().await, [false; 5]);
+    assert_eq!(documents.sweep(SystemTime::now() + 2 * HOUR).await, Ok(0), "nothing is left of it");
+    let expired = document("a", "me", Some(SystemTime::now() - HOUR));
+    documents.put(kind, &expired).await.expect("a put");
+    assert_eq!(change_all().await, [false; 5], "its time is up");
+}
+
+#[tokio::test]
+async fn two_bridges_change_one_document_on_a_server() {
+    let shelf = Shelf::of(StoreBackend::Redis, None).await;
+    let open = || open_documents(&shelf.world.config, LIMIT, shelf.world.folder.path(), &shelf.world.tasks);
+    shelf.put("a", "me").await;
+    let mut bridges = tokio::task::JoinSet::new();
+    for bridge in ["a", "b"] {
+        let documents = open().await.expect("documents");
+        bridges.spawn(async move {
+            for n in 10..40 {
+                let entries = vec![Entry { id: format!("{bridge}{n}"), body: Vec::new() }];
+                assert_eq!(documents.append(Kind::Conversation, "a", entries).await, Ok(true));
+                documents.put(Kind::Conversation, &document("a", "me", None)).await.expect("a put");
+                let gone = format!("{bridge}{n}");
+                let removed = documents.remove_entry(Kind::Conversation, "a", &gone);
+                if n % 2 == 0 {
+                    assert_eq!(removed.await, Ok(true));
+                }
+            }
+        });
+    }
+    bridges.join_all().await;
+    let (ids, _) = shelf.entries("a", ALL).await.expect("entries");
+    for bridge in ["a", "b"] {
+        let own: Vec<_> = ids.iter().filter(|id| id.starts_with(bridge)).cloned().collect();
+        assert_eq!(own, (10..40).filter(|n| n % 2 == 1).map(|n| format!("{bridge}{n}")).collect::<Vec<_>>());
+    }
+    assert_eq!(shelf.documents.delete(Kind::Conversation, "a").await, Ok(true));
+    assert_eq!(shelf.entries("a", ALL).await, Some((Vec::new(), false)));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_waited_for_no_longer_than_it_may() {
+    let shelf = Shelf::of(StoreBackend::Redis, None).await;
+    let limit = Duration::from_millis(300);
+    let folder = shelf.world.folder.path();
+    let documents = open_documents(&shelf.world.config, limit, folder, &shelf.world.tasks).await;
+    let documents = documents.expect("documents");
+    let pid = shelf.world.server.as_ref().expect("a server").pid();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("a signal");
+    let kept = document("a", "me", None);
+    let put = documents.put(Kind::Conversation, &kept);
+    let put = tokio::time::timeout(Duration::from_secs(20), put).await.expect("an end");
+    assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("a signal");
+    let back = async {
+        while documents.put(Kind::Conversation, &document("b", "me", None)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), back).await.expect("the server is used again");
+}
+
 #[tokio::test]
 async fn past_its_bytes_nothing_is_put_and_nothing_is_lost() {
     let max_document_bytes = 10_000;
@@ -292,7 +380,8 @@ async fn a_damaged_file_is_moved_aside() {
     shelf.documents.close().await;
     let folder = shelf.world.folder.path();
     std::fs::write(folder.join("documents.redb"), b"redb, but no longer").expect("damage");
-    let again = open_documents(&shelf.world.config, folder, &shelf.world.tasks).await.expect("documents");
+    let again =
+        open_documents(&shelf.world.config, LIMIT, folder, &shelf.world.tasks).await.expect("documents");
     assert_eq!(again.get(Kind::Conversation, "a").await, Ok(None));
     again.put(Kind::Conversation, &document("b", "me", None)).await.expect("a put");
     let aside = std::fs::read_dir(folder).expect("the folder").filter_map(Result::ok);
@@ -306,8 +395,9 @@ async fn another_key_reads_nothing() {
     let shelf = Shelf::of(StoreBackend::Redis, Some(1)).await;
     shelf.put("a", "me").await;
     let config = StoreConfig { encryption_key: Some(key(2)), ..shelf.world.config.clone() };
-    let other =
-        open_documents(&config, shelf.world.folder.path(), &shelf.world.tasks).await.expect("documents");
+    let other = open_documents(&config, LIMIT, shelf.world.folder.path(), &shelf.world.tasks)
+        .await
+        .expect("documents");
     let found = other.get(Kind::Conversation, "a").await;
     assert!(matches!(found, Err(StoreError::Unreadable { .. })), "{found:?}");
 }

@@ -12,11 +12,20 @@ async fn a_file_opens_with_its_own_key_only() {
     let config = StoreConfig { encryption_key: Some(key(1)), ..StoreConfig::default() };
     let mut world = World::with(config).await;
     world.put(record("secret", None)).await;
+    let assert_sealed = || {
+        let mut there = 0;
+        for file in std::fs::read_dir(world.folder.path()).expect("a folder") {
+            let bytes = std::fs::read(file.expect("a file").path()).expect("its bytes");
+            assert!(!bytes.windows(9).any(|part| part == b"secret in"));
+            // Its id is no secret.
+            there += usize::from(bytes.windows(6).any(|part| part == b"secret"));
+        }
+        assert!(there > 0);
+    };
+    // In the journal, then in the file.
+    assert_sealed();
     world.store.close().await;
-    for file in std::fs::read_dir(world.folder.path()).expect("a folder") {
-        let bytes = std::fs::read(file.expect("a file").path()).expect("its bytes");
-        assert!(!bytes.windows(9).any(|part| part == b"secret in"));
-    }
+    assert_sealed();
 
     world.config.encryption_key = Some(key(2));
     let error = world.open_again().await.expect_err("the wrong key");

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use codex_bridge::config::{StoreBackend, StoreConfig};
-use codex_bridge::store::{Lookup, StoredResponse};
+use codex_bridge::store::{Lookup, StoreError, StoredResponse};
 
 use crate::records::{HOUR, World, expired, id, now, record, said, sized};
 
@@ -33,7 +33,7 @@ async fn past_the_number_the_least_recently_used_goes() {
 }
 
 #[tokio::test]
-async fn bytes_are_bounded_too_and_the_newest_is_kept_in_any_case() {
+async fn bytes_are_bounded_too() {
     for backend in BOTH {
         let world = limited(backend, 1000, 10_000).await;
         for (n, name) in (0..).zip(["a", "b", "c", "d", "e"]) {
@@ -42,12 +42,39 @@ async fn bytes_are_bounded_too_and_the_newest_is_kept_in_any_case() {
         let (records, bytes) = world.size().await;
         assert!((3..=4).contains(&records) && bytes <= 10_000, "{records} records, {bytes} bytes");
         assert_eq!(world.status("a").await, Lookup::Unknown);
-        world.put(sized("huge", 50_000, 9)).await;
-        assert_eq!(world.status("huge").await, Lookup::Found(()));
-        assert_eq!(world.size().await.0, 1);
-        world.put(sized("f", 10, 10)).await;
-        assert_eq!(world.status("huge").await, Lookup::Unknown);
-        assert_eq!(world.status("f").await, Lookup::Found(()));
+        // One that would take the room of all others is not taken.
+        let huge = world.store.put(sized("huge", 50_000, 9)).await;
+        assert_eq!(huge, Err(StoreError::TooLarge { limit: 10_000 }), "{backend:?}");
+        assert_eq!((world.status("huge").await, world.size().await), (Lookup::Unknown, (records, bytes)));
+    }
+}
+
+#[tokio::test]
+async fn one_chain_takes_at_most_half_of_the_bytes() {
+    for backend in BOTH {
+        let world = limited(backend, 1000, 20_000).await;
+        for name in ["a", "b"] {
+            world.put(sized(name, 1000, 0)).await;
+        }
+        let mut previous = None;
+        let mut taken = 0;
+        for n in 0..30 {
+            let name = format!("c{n}");
+            let record = StoredResponse { previous: previous.clone(), ..sized(&name, 1000, 1) };
+            let put = world.store.put(record).await;
+            assert!(matches!(put, Ok(_) | Err(StoreError::TooLarge { .. })), "{put:?}");
+            if put.is_ok() {
+                assert_eq!(taken, n, "none is taken after one that was not");
+                taken += 1;
+                previous = Some(id(&name));
+            }
+        }
+        assert!((4..8).contains(&taken), "{backend:?}: {taken}");
+        for name in ["a", "b", "c0"] {
+            assert_eq!(world.status(name).await, Lookup::Found(()), "{name}");
+        }
+        // Others are taken as ever.
+        world.put(sized("d", 1000, 2)).await;
     }
 }
 

@@ -61,6 +61,24 @@ async fn a_server_that_hung_is_used_again_by_the_call_after_one_that_was_given_u
 }
 
 #[tokio::test]
+async fn a_put_that_comes_after_its_record_was_buried_brings_nothing_back() {
+    let world = World::of(StoreBackend::Redis).await;
+    world.put(record("p", None)).await;
+    world.put(record("there", None)).await;
+    for (name, found) in [("there", Lookup::Found(())), ("late", Lookup::Unknown)] {
+        assert_eq!(world.store.bury(&id(name), now() + HOUR).await, Ok(found));
+        world.put(record(name, Some("p"))).await;
+        assert_eq!(world.status(name).await, Lookup::Deleted, "{name}");
+    }
+    // For so long, and no longer.
+    let soon = now() + Duration::from_millis(50);
+    assert_eq!(world.store.bury(&id("soon"), soon).await, Ok(Lookup::Unknown));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.put(record("soon", None)).await;
+    assert_eq!(world.texts("soon").await, Ok(said(&["soon"])));
+}
+
+#[tokio::test]
 async fn a_server_that_takes_no_changes_is_read_on() {
     let world = World::of(StoreBackend::Redis).await;
     world.put(record("a", None)).await;

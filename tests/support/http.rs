@@ -9,8 +9,15 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::described::{assert_described, official_events};
+use crate::spec::{assert_official, assert_official_event};
+use codex_bridge::api::openapi_document;
+
 /// Every wait of a test ends here; a passed test's time is never spent on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between the fields of a form.
+pub(crate) const BOUNDARY: &str = "----the-boundary";
 
 /// A client of one bridge.
 #[derive(Clone)]
@@ -34,6 +41,8 @@ pub(crate) struct Answer {
 pub(crate) struct Events {
     response: reqwest::Response,
     buffer: String,
+    /// The official schema of each; `None` for what the fallback passes on.
+    official: Option<&'static str>,
 }
 
 impl Client {
@@ -58,12 +67,12 @@ impl Client {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         let request = self.http.get(format!("http://{}{path}", self.address));
-        whole(self.authorized(request).send().await.expect("an answer")).await
+        whole("GET", self.authorized(request).send().await.expect("an answer")).await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Answer {
         let request = self.http.delete(format!("http://{}{path}", self.address));
-        whole(self.authorized(request).send().await.expect("an answer")).await
+        whole("DELETE", self.authorized(request).send().await.expect("an answer")).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
@@ -73,7 +82,14 @@ impl Client {
     pub(crate) async fn post_bytes(&self, path: &str, body: Vec<u8>) -> Answer {
         let request =
             self.http.post(format!("http://{}{path}", self.address)).header(CONTENT_TYPE, "application/json");
-        whole(self.authorized(request).body(body).send().await.expect("an answer")).await
+        whole("POST", self.authorized(request).body(body).send().await.expect("an answer")).await
+    }
+
+    /// Posts a form of these fields; the one named `file` has a file's name.
+    pub(crate) async fn post_form(&self, path: &str, fields: &[(&str, &[u8])]) -> Answer {
+        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+        let request = self.http.post(format!("http://{}{path}", self.address)).header(CONTENT_TYPE, kind);
+        whole("POST", self.authorized(request).body(form(fields)).send().await.expect("an answer")).await
     }
 
     /// Posts with further headers.
@@ -83,7 +99,7 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        whole(self.authorized(request).body(body.to_string()).send().await.expect("an answer")).await
+        whole("POST", self.authorized(request).body(body.to_string()).send().await.expect("an answer")).await
     }
 
     /// Posts with `stream: true`; the head must be a stream's.
@@ -92,16 +108,15 @@ impl Client {
         body["stream"] = true.into();
         let request =
             self.http.post(format!("http://{}{path}", self.address)).header(CONTENT_TYPE, "application/json");
-        Events::of(
-            self.authorized(request).body(body.to_string()).send().await.expect("the head of a stream"),
-        )
-        .await
+        let response =
+            self.authorized(request).body(body.to_string()).send().await.expect("the head of a stream");
+        Events::of("POST", response).await
     }
 
     /// Gets a stream; its head must be a stream's.
     pub(crate) async fn stream_at(&self, path: &str) -> Events {
         let request = self.http.get(format!("http://{}{path}", self.address));
-        Events::of(self.authorized(request).send().await.expect("the head of a stream")).await
+        Events::of("GET", self.authorized(request).send().await.expect("the head of a stream")).await
     }
 
     fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
@@ -111,6 +126,18 @@ impl Client {
             None => request,
         }
     }
+}
+
+fn form(fields: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut form = Vec::new();
+    for (name, value) in fields {
+        let filename = if *name == "file" { "; filename=\"rows.jsonl\"" } else { "" };
+        let head =
+            format!("--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"{name}\"{filename}\r\n\r\n");
+        form.extend([head.as_bytes(), value, b"\r\n"].concat());
+    }
+    form.extend(format!("--{BOUNDARY}--\r\n").bytes());
+    form
 }
 
 impl Answer {
@@ -149,12 +176,17 @@ impl Answer {
 }
 
 impl Events {
-    async fn of(response: reqwest::Response) -> Self {
+    async fn of(method: &str, response: reqwest::Response) -> Self {
         let kind =
             response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let is_stream = response.status() == 200 && kind.starts_with("text/event-stream");
-        assert!(is_stream, "not a stream: {:?}", whole(response).await);
-        Self { response, buffer: String::new() }
+        assert!(is_stream, "not a stream: {:?}", whole(method, response).await);
+        let official = if is_ours(response.headers()) {
+            Some(official_events(openapi_document(), method, response.url().path()).expect("a stream's path"))
+        } else {
+            None
+        };
+        Self { response, buffer: String::new(), official }
     }
 
     /// The next event's data, `[DONE]` as a string; `None` at the end. A connection that breaks instead fails
@@ -165,6 +197,9 @@ impl Events {
                 let frame: String = self.buffer.drain(..end + 2).collect();
                 assert!(!frame.contains('\r'), "{frame:?}");
                 if let Some(event) = data(&frame) {
+                    if let Some(official) = self.official {
+                        assert_official_event(official, &event);
+                    }
                     return Some(event);
                 }
                 continue;
@@ -233,9 +268,24 @@ where
     timeout(PATIENCE, polling).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
-async fn whole(response: reqwest::Response) -> Answer {
+/// Whether the bridge made it itself.
+fn is_ours(headers: &HeaderMap) -> bool {
+    headers.get("x-codex-bridge-fallback").is_none_or(|reason| reason == "failed")
+}
+
+/// Each answer of the bridge's own is one that its OpenAPI document has, and an official one.
+async fn whole(method: &str, response: reqwest::Response) -> Answer {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    Answer { status, headers, text: response.text().await.expect("a whole body") }
+    let path = response.url().path().to_owned();
+    let answer = Answer { status, headers, text: response.text().await.expect("a whole body") };
+    if is_ours(&answer.headers) {
+        let kind = answer.header("content-type").unwrap_or_default();
+        let official = assert_described(openapi_document(), method, &path, status, kind, &answer.text);
+        if let Some(official) = official {
+            assert_official(&official, &answer.json());
+        }
+    }
+    answer
 }
 
 /// The data of one frame; `None` for a comment. The event's name must be its data's type.

@@ -44,6 +44,7 @@ pub(super) fn cases() -> Vec<Case> {
     cases.extend(files());
     cases.extend(audio());
     cases.extend(edges());
+    cases.extend(elsewhere());
     cases.extend(turns());
     cases.extend(answers());
     cases
@@ -194,11 +195,22 @@ fn kept() -> Vec<Case> {
                 name: "another_keys_completion_is_not_there",
             },
         ),
+        case("file_not_found", files_test("a_file_is_uploaded_listed_read_and_deleted")),
+        case("batch_not_found", batches_test("a_batch_is_its_keys_alone")),
+        case("batch_not_cancellable", batches_test("a_batch_is_run_to_its_end")),
         of_conversations("duplicate_item", "what_cannot_be_kept_is_refused_and_nothing_of_it_is_kept"),
         of_conversations("item_not_found", "items_are_added_paged_and_taken_out"),
         of_conversations("conversation_too_long", "a_conversation_that_is_too_long_is_not_gone_on_with"),
         both("model_not_found", &json!({"model": "none"})),
     ]
+}
+
+fn files_test(name: &'static str) -> Play {
+    Play::Test { file: include_str!("../files.rs"), name }
+}
+
+fn batches_test(name: &'static str) -> Play {
+    Play::Test { file: include_str!("../batches.rs"), name }
 }
 
 fn of_conversations(code: &'static str, name: &'static str) -> Case {
@@ -294,7 +306,8 @@ fn edges() -> Vec<Case> {
         case("host_not_allowed", Play::Headers(vec![("host", "page.example")])),
         case("unknown_url", Play::Raw(get("/v1/nothing", ""))),
         case("endpoint_not_served", Play::Raw(get("/v1/embeddings", ""))),
-        case("method_not_supported", Play::Raw(get("/v1/responses", ""))),
+        case("method_not_supported", Play::Raw(get("/v1/completions", ""))),
+        case("upgrade_required", Play::Raw(get("/v1/responses", ""))),
         with(
             "request_timeout",
             |config| config.server.body_timeout = Duration::from_millis(100),
@@ -306,11 +319,51 @@ fn edges() -> Vec<Case> {
             Play::Headers(Vec::new()),
         ),
         case("unsupported_media_type", Play::Raw(posted("text/plain", "{}"))),
+        fields(
+            "invalid_encrypted_content",
+            Some(json!({"input": [{"type": "compaction", "encrypted_content": "cbc1.x"}]})),
+            None,
+        ),
+    ]
+}
+
+/// What takes more than a request, and a test of its own.
+fn elsewhere() -> Vec<Case> {
+    vec![
         case(
             "previous_response_in_progress",
             Play::Test {
                 file: include_str!("../background.rs"),
                 name: "what_has_not_ended_is_not_continued",
+            },
+        ),
+        case(
+            "conversation_locked",
+            Play::Test {
+                file: include_str!("../conversations.rs"),
+                name: "a_background_response_has_its_conversation_for_itself_until_it_ends",
+            },
+        ),
+        case(
+            "compaction_lost",
+            Play::Test { file: include_str!("../compact.rs"), name: "what_goes_wrong_has_its_name" },
+        ),
+        case(
+            "invalid_stream_id",
+            Play::Test {
+                file: include_str!("../socket.rs"),
+                name: "mistakes_are_told_and_the_socket_goes_on",
+            },
+        ),
+        case(
+            "websocket_stream_limit_reached",
+            Play::Test { file: include_str!("../socket.rs"), name: "lanes_are_bounded" },
+        ),
+        case(
+            "websocket_connection_limit_reached",
+            Play::Test {
+                file: include_str!("../socket.rs"),
+                name: "an_old_socket_ends_what_runs_and_takes_nothing_new",
             },
         ),
         case(
