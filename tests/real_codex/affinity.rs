@@ -36,9 +36,25 @@ async fn twenty_turns_run_on_one_thread_and_send_nothing_twice() {
     for face in FACES {
         let world = World::start(face).await;
         let mut messages = vec![message("system", "be brief")];
+        let sent = async || world.bridge.health().await.app_server.bytes_sent;
+        let (mut before, mut bytes) = (sent().await, Vec::new());
+        // What follows the answer asked for is so much more that is said.
+        let padding = "x".repeat(500);
         for n in 0..20 {
-            assert_eq!(turn(&world, &mut messages, &format!("SAY answer {n}")).await, format!("answer {n}"));
+            let answer = format!("answer {n:02} {padding}");
+            assert_eq!(turn(&world, &mut messages, &format!("SAY {answer}")).await, answer);
+            let after = sent().await;
+            bytes.push(after - before);
+            before = after;
         }
+        // Threads are started and the app-server is asked for this and that beside some turns, hence the median.
+        let median = |turns: &[u64]| {
+            let mut turns = turns.to_vec();
+            turns.sort_unstable();
+            turns[turns.len() / 2]
+        };
+        let (early, late) = (median(&bytes[1..10]), median(&bytes[11..]));
+        assert!(late < early + 64, "{face:?}: bytes to the app-server, turn by turn: {bytes:?}");
         let seen = world.seen();
         assert_eq!(seen.len(), 20);
         assert_eq!(keys(&seen).len(), 1, "{face:?}");

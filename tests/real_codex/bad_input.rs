@@ -75,7 +75,7 @@ async fn sizes_types_and_routes_have_their_own_statuses() {
     let chunked =
         format!("{head}transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n", chunks.collect::<Vec<_>>().concat());
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    let cases: [(&str, Vec<u8>, u16); 9] = [
+    let cases: [(&str, Vec<u8>, u16); 10] = [
         ("too large", post("/v1/responses", JSON, large.as_bytes()), 413),
         ("too large in chunks", chunked.into_bytes(), 413),
         ("too large for chat", post("/v1/chat/completions", JSON, large.as_bytes()), 413),
@@ -83,7 +83,8 @@ async fn sizes_types_and_routes_have_their_own_statuses() {
         ("text", post("/v1/responses", "content-type: text/plain\r\n", b"{\"input\": \"hi\"}"), 415),
         ("an unknown route", get("/v1/nothing").into_bytes(), 404),
         ("a route of no version", get("/chat/completions").into_bytes(), 404),
-        ("a wrong method", get("/v1/responses").into_bytes(), 405),
+        ("a wrong method", get("/v1/completions").into_bytes(), 405),
+        ("no WebSocket", get("/v1/responses").into_bytes(), 426),
         ("an unknown model", get("/v1/models/none").into_bytes(), 404),
     ];
     for (what, bytes, wanted) in cases {

@@ -55,12 +55,12 @@ async fn connected(
     how: impl FnOnce(&Place, &mut Config) -> (String, Option<PathBuf>),
 ) -> (World, Foreign, PathBuf) {
     let (mut listen, mut touched) = (None, None);
-    let world = World::unconnected(face, |config, place| {
+    let world = Box::pin(World::unconnected(face, |config, place| {
         let (file, mcp) = tell_tale(place);
         std::fs::write(place.user("config.toml"), mcp).expect("a configuration");
         touched = Some(file);
         listen = Some(how(place, config));
-    })
+    }))
     .await;
     let (listen, token) = listen.expect("it was set up");
     let foreign = Foreign::start(&world.standin, &world.place, &listen, token.as_deref(), &[]).await;

@@ -263,8 +263,17 @@ async fn a_second_bridge_on_the_same_server_goes_on_with_it() {
 
 #[tokio::test]
 async fn fifty_chains_on_two_bridges_survive_one_of_them() {
+    fifty_chains(On::Plain).await;
+}
+
+#[tokio::test]
+async fn so_do_they_under_a_login() {
+    fifty_chains(On::LoggedIn).await;
+}
+
+async fn fifty_chains(face: On) {
     const CHAINS: usize = 50;
-    let (stage, redis) = (Stage::new(On::Plain).await, RedisServer::start());
+    let (stage, redis) = (Stage::new(face).await, RedisServer::start());
     let (one, two) = (shared(&stage, "one", &redis).await, shared(&stage, "two", &redis).await);
     let mut chains = vec![Chain::default(); CHAINS];
     for round in 0..4 {

@@ -144,7 +144,8 @@ async fn logs_hold_no_word_of_a_call_and_no_key() {
         let mut demo = Demo::run(place, command).await;
         demo.client = Client::new(demo.client.address(), Some("a-key-of-the-client"));
         let secret = "a-word-of-the-client";
-        for input in [format!("SAY {secret}"), format!("{secret} FAIL usage"), format!("{secret} FAIL 400")] {
+        let steered = ["SAY", "FAIL usage", "FAIL 400", "FAIL quote", "FAIL stream"];
+        for input in steered.map(|steering| format!("{steering} {secret}")) {
             demo.client.post("/v1/responses", &json!({"instructions": secret, "input": input})).await;
             demo.client
                 .post("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": input}]}))

@@ -2,6 +2,8 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "what fails in a test's helpers fails the test")]
 
 // These stand elsewhere because other tests use them too.
+#[path = "../../src/api/openapi/described.rs"]
+mod described;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/processes.rs"]
@@ -9,6 +11,9 @@ mod processes;
 #[path = "../support/redis.rs"]
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod redis_server;
+#[path = "../support/socket.rs"]
+#[expect(dead_code, reason = "other tests use the rest of it")]
+mod socket_client;
 #[path = "../../src/api/spec.rs"]
 mod spec;
 
@@ -24,9 +29,11 @@ mod account;
 mod affinity;
 mod background;
 mod bad_input;
+mod batches;
 mod calls;
 mod classes;
 mod client;
+mod compact;
 mod connect;
 mod continuation;
 mod conversations;
@@ -39,6 +46,7 @@ mod pool;
 mod process;
 mod restarts;
 mod security;
+mod socket;
 mod supervisor;
 mod tool_types;
 mod tools;

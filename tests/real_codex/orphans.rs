@@ -63,12 +63,12 @@ impl Other {
 /// A bridge before an app-server that is not its own.
 async fn shared(configure: impl FnOnce(&mut Config)) -> (World, Foreign, std::path::PathBuf) {
     let mut socket = None;
-    let world = World::unconnected(On::Plain, |config, place| {
+    let world = Box::pin(World::unconnected(On::Plain, |config, place| {
         let path = place.temp.path().join("app-server.sock");
         config.app_server.connect = Some(Endpoint::Unix(path.clone()));
         socket = Some(path);
         configure(config);
-    })
+    }))
     .await;
     let socket = socket.unwrap();
     let listen = format!("unix://{}", socket.display());

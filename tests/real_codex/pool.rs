@@ -90,13 +90,14 @@ async fn one_that_is_killed_under_load_takes_only_its_own_turns() {
         let before = processes_of(&world).await;
         let (killed, killed_pid) = before.first_key_value().map(|(g, p)| (*g, *p)).unwrap();
         let body =
-            |stream: bool| json!({"input": "SLOW 60 50", "stream": stream, "include": ["bridge.trace"]});
-        let mut streams = Vec::new();
-        for _ in 0..8 {
+            |stream: bool| json!({"input": "SLOW 60 150", "stream": stream, "include": ["bridge.trace"]});
+        // All at once: the first must not end before the last one runs.
+        let streams = join_all((0..8).map(async |_| {
             let mut events = world.client.stream("/v1/responses", &body(true)).await;
             events.until("response.output_text.delta").await;
-            streams.push(events);
-        }
+            events
+        }))
+        .await;
         let whole = join_all((0..8).map(|_| {
             let client = world.client.clone();
             async move { client.post("/v1/responses", &body(false)).await.ok() }

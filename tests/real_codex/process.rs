@@ -18,7 +18,7 @@ use crate::http::{Client, PATIENCE, until};
 use crate::support::{Place, bounded, codex};
 use crate::world::{On, processes_of};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_codex-bridge");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_codex-bridge");
 
 /// A stand-in, and a place for the bridges before it.
 pub(crate) struct Stage {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::spec::assert_valid;
+use crate::transcript::canonical;
 use crate::world::{FACES, On, World, bare};
 
 /// One that Codex gives its tools in a list, and one that it tells of them in an item.
@@ -389,12 +390,15 @@ async fn codex_searches_for_the_other_models_under_a_login() {
         assert_eq!(response["output"].as_array().expect("items").len(), 2);
     }
     assert_eq!(kinds(&events, "web_search_call").len(), 3);
-    // What comes after it goes on on the same thread, and elsewhere from the same items.
+    // What comes after it is given what was told, each time alike: the search's own thread has more of it.
     let next = json!({"model": "gpt-6-luna", "input": "SAY more", "tools": [{"type": "web_search"}],
         "previous_response_id": whole["id"]});
+    let said = |items: Vec<Value>| items.iter().map(canonical).collect::<Vec<_>>();
     assert_eq!(create(&world, next.clone()).await["output"][0]["content"][0]["text"], "more");
+    let first = said(last_input(&world));
     assert_eq!(create(&world, next).await["output"][0]["content"][0]["text"], "more");
     let rebuilt = last_input(&world);
+    assert_eq!(first, said(rebuilt.clone()));
     let rebuilt: Vec<&str> = rebuilt.iter().filter_map(|item| item["type"].as_str()).collect();
     assert_eq!(rebuilt, ["message", "web_search_call", "message", "message"]);
 

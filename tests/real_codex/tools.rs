@@ -1,54 +1,16 @@
 //! Function tools on the real app-server, driven through the engine: what the model really saw.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use codex_bridge::model::{
-    CallTrace, Item, KeyId, Outcome, Priority, RequestId, ResponseId, Retention, SessionIdentity, Tool,
-    ToolChoice, TurnRequest,
-};
+use codex_bridge::model::{Item, Outcome, ResponseId, Retention, Tool, TurnRequest};
 use serde_json::{Value, json};
 
 use crate::support::bounded;
 use crate::world::{FACES, On, World, bare};
 
 fn ask(text: &str) -> TurnRequest {
-    let (response_id, session) = (ResponseId::generate(), SessionIdentity::fresh());
-    TurnRequest {
-        trace: CallTrace::new(response_id.clone(), session.clone()),
-        response_id,
-        request_id: RequestId::generate(),
-        key: KeyId::anonymous(),
-        session,
-        task_class: None,
-        priority: Priority::default(),
-        concurrency: None,
-        deadline: None,
-        model: None,
-        instructions: None,
-        input: vec![Item::input_text("user", text)],
-        previous: None,
-        effort: None,
-        summary: None,
-        verbosity: None,
-        service_tier: None,
-        output_schema: None,
-        tools: vec![tool("look"), tool("listen")],
-        tool_choice: ToolChoice::Auto,
-        parallel_tool_calls: true,
-        web_search: None,
-        image_generation: false,
-        max_output_tokens: None,
-        max_retry_wait: None,
-        stop: Vec::new(),
-        retention: Retention::Continuable,
-        head: None,
-        spent: None,
-        until: None,
-        encrypted_reasoning: false,
-        prompt_cache_key: None,
-        client_metadata: BTreeMap::new(),
-    }
+    let input = vec![Item::input_text("user", text)];
+    TurnRequest { tools: vec![tool("look"), tool("listen")], ..TurnRequest::new(input) }
 }
 
 fn tool(name: &str) -> Tool {

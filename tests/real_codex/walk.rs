@@ -6,6 +6,7 @@
 
 mod ground;
 mod request;
+mod stateless;
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use self::ground::Ground;
 use self::request::{Draft, Settings};
+use self::stateless::Talk;
 use crate::http::Answer;
 use crate::transcript::{input_of, items_of, settings_of};
 use crate::world::On;
@@ -56,6 +58,7 @@ async fn walk(ground: Ground, share: usize) {
         ground,
         dice: Dice(seed),
         known: Vec::new(),
+        talks: Vec::new(),
         bodies: HashMap::new(),
         step: 0,
         taken: Vec::new(),
@@ -90,6 +93,8 @@ struct Walk {
     models: Vec<String>,
     dice: Dice,
     known: Vec<Known>,
+    /// Conversations of clients that keep them themselves.
+    talks: Vec<Talk>,
     /// What is asked of the model beside its items, by settings: the same each time, whatever the way.
     bodies: HashMap<String, Value>,
     step: usize,
@@ -101,9 +106,10 @@ impl Walk {
     async fn step(&mut self) {
         self.step += 1;
         let kind = match self.dice.below(100) {
-            0..12 => "new",
-            12..45 => "continue",
-            45..60 => "continue an old one",
+            0..10 => "new",
+            10..22 => "stateless",
+            22..48 => "continue",
+            48..60 => "continue an old one",
             60..70 => "branch",
             70..74 => "expire",
             74..78 => "delete",
@@ -131,6 +137,7 @@ impl Walk {
                 let (from, branches) = (self.pick(RECENT), 2 + self.dice.below(2));
                 self.run(vec![from; branches]).await;
             }
+            "stateless" => self.stateless().await,
             "expire" => self.expire().await,
             "delete" => self.delete().await,
             "restart the bridge" => {

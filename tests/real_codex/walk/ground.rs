@@ -2,8 +2,9 @@
 //! it can cut.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use codex_bridge::config::Endpoint;
+use codex_bridge::config::{ContinuationConfig, Endpoint};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::{UnixListener, UnixStream};
@@ -15,6 +16,14 @@ use crate::world::{On, World};
 
 /// Few, so that they are evicted all the time.
 pub(super) const WARM_THREADS: usize = 3;
+
+/// Little is kept, so that what is evicted and what is forked comes up all the time.
+fn small(config: &mut ContinuationConfig) {
+    (config.warm_threads, config.template_tokens) = (WARM_THREADS, 100);
+    // The walk lets records expire in the store alone, behind the bridge's back: it must be asked, however busy the
+    // machine is.
+    config.store_timeout = Duration::from_secs(60);
+}
 
 pub(super) struct Ground {
     pub(super) world: World,
@@ -37,8 +46,7 @@ struct Wire {
 
 impl Ground {
     pub(super) async fn supervised(face: On) -> Self {
-        let world =
-            World::configured(face, |config, _| config.continuation.warm_threads = WARM_THREADS).await;
+        let world = World::configured(face, |config, _| small(&mut config.continuation)).await;
         Self { world, foreign: None }
     }
 
@@ -54,7 +62,7 @@ impl Ground {
             let path = |name: &str| place.temp.path().join(name);
             let (near, far, lean) = (path("near.sock"), path("far.sock"), path("lean.json"));
             std::fs::write(&lean, catalogue).expect("a catalogue");
-            config.continuation.warm_threads = WARM_THREADS;
+            small(&mut config.continuation);
             config.app_server.connect = Some(Endpoint::Unix(near.clone()));
             paths = Some((near, far, lean));
         })
