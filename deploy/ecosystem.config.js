@@ -25,8 +25,8 @@ const launched = {
   // A signal to the whole tree would reach the bridge twice, and the second one means "at once".
   treekill: false,
   listen_timeout: 60000,
-  // Longer than shutdown.drain.
-  kill_timeout: 45000,
+  // Longer than shutdown.drain (30 s) and the about 30 s after it; raise it with that.
+  kill_timeout: 90000,
   stop_exit_codes: [0, 2, 78],
   exp_backoff_restart_delay: 500,
 };

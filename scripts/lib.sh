@@ -147,6 +147,9 @@ frameworks_python() {
     python_env frameworks-venv tests/sdk/python/frameworks/requirements.txt
 }
 
+# schemathesis and what validates an OpenAPI document; prints the interpreter.
+openapi_python() { python_env openapi-venv tests/openapi/requirements.txt; }
+
 # node_env FOLDER PINS: in .cache/FOLDER what the package.json and lock of PINS name, the `openai` package among
 # it, and a Node new enough for that; prints the interpreter.
 node_env() {

@@ -21,6 +21,10 @@ use crate::service::Service;
 
 /// Of the instructions that all one-shot calls have, 16 bytes each.
 const SENTENCE: &str = "Say what it is. ";
+/// Most keys that all one-shot calls may have: of those before there is a template, and of those from it.
+const ONE_SHOT_KEYS: u64 = 2;
+/// What grows less from the first quarter of a conversation to its last does not grow with its history.
+const GROWTH: f64 = 1.5;
 /// The stand-in keeps the last 256 requests.
 const PORTION: usize = 100;
 
@@ -49,8 +53,8 @@ struct Tally {
     requests: u64,
     /// As sent, warm-ups included.
     sent: u64,
-    /// Of the last request.
-    last: u64,
+    /// Of each request.
+    each: Vec<u64>,
     /// Of all that the model read.
     whole: usize,
     /// Of that, what it had read before under the same key.
@@ -85,10 +89,32 @@ pub(crate) async fn run(args: &Args, program: &Path) -> anyhow::Result<Report> {
                 report.row(format!("{what}, {face}, {with}"), tally.cells(*each));
             }
             if on && chatgpt {
-                report.result("conversation_keys", Cell::count(conversation.0.keys()));
-                report.result("conversation_prefix", Cell::new(conversation.0.share(), 1));
-                report.result("one_shot_keys", Cell::count(one_shots.0.keys()));
-                report.result("one_shot_prefix", Cell::new(one_shots.0.share(), 1));
+                let (conversation, one_shots) = (&conversation.0, &one_shots.0);
+                let growth = conversation.growth();
+                let (keys, one_shot_keys) = (conversation.keys(), one_shots.keys());
+                let passed = keys == 1 && one_shot_keys <= ONE_SHOT_KEYS && growth < GROWTH;
+                for (target, met, figure) in [
+                    ("conversation: one cache key, and so one thread", keys == 1, format!("{keys}")),
+                    (
+                        "conversation: the last requests are as long as the first, so that their sum grows linearly",
+                        growth < GROWTH,
+                        format!("{growth:.2} times"),
+                    ),
+                    (
+                        "one-shots: two cache keys at most",
+                        one_shot_keys <= ONE_SHOT_KEYS,
+                        format!("{one_shot_keys}"),
+                    ),
+                ] {
+                    let verdict = if met { "met" } else { "MISSED" };
+                    report.note(format!("logged in, on: {target}: {verdict} ({figure})"));
+                }
+                report.result("conversation_keys", Cell::count(keys));
+                report.result("conversation_prefix", Cell::new(conversation.share(), 1));
+                report.result("conversation_growth", Cell::new(growth, 2));
+                report.result("one_shot_keys", Cell::count(one_shot_keys));
+                report.result("one_shot_prefix", Cell::new(one_shots.share(), 1));
+                report.result("passed", Cell::count(u64::from(passed)));
             }
         }
     }
@@ -189,7 +215,7 @@ impl Tally {
         self.prefix += read.iter().map(common).max().unwrap_or_default();
         self.whole += words.len();
         self.requests += 1;
-        self.last = seen.bytes as u64;
+        self.each.push(seen.bytes as u64);
         read.push(words);
         Ok(())
     }
@@ -204,6 +230,15 @@ impl Tally {
         self.prefix as f64 * 100.0 / self.whole.max(1) as f64
     }
 
+    /// How many times the first requests' bytes the last ones have; the very first says what no later one has to.
+    #[expect(clippy::cast_precision_loss, reason = "bytes here stay far below 2^52")]
+    fn growth(&self) -> f64 {
+        let some = (self.each.len() / 4).max(1);
+        let first: u64 = self.each.iter().skip(1).take(some).sum();
+        let last: u64 = self.each.iter().rev().take(some).sum();
+        last as f64 / first.max(1) as f64
+    }
+
     fn cells(&self, each: Duration) -> Vec<Cell> {
         #[expect(clippy::cast_precision_loss, reason = "bytes here stay far below 2^52")]
         let kilobytes = |bytes: u64| Cell::new(bytes as f64 / 1024.0, 1);
@@ -211,7 +246,7 @@ impl Tally {
             Cell::count(self.requests),
             Cell::count(self.keys()),
             kilobytes(self.sent),
-            kilobytes(self.last),
+            kilobytes(self.each.last().copied().unwrap_or_default()),
             Cell::new(self.share(), 1),
             Cell::new(each.as_secs_f64() * 1000.0, 1),
         ]

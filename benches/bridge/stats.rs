@@ -11,6 +11,10 @@ impl Series {
         self.0.push(sample);
     }
 
+    pub(crate) fn extend(&mut self, samples: impl IntoIterator<Item = Duration>) {
+        self.0.extend(samples);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -162,7 +162,8 @@ fn error(status: u16, body: &str) -> anyhow::Result<Read> {
 
 fn error_object(body: &Value) -> anyhow::Result<String> {
     let error = body["error"].as_object().with_context(|| format!("no error object: {body}"))?;
-    let mut fields: Vec<_> = error.keys().map(String::as_str).collect();
+    // Beside them the trace, as it was asked for.
+    let mut fields: Vec<_> = error.keys().map(String::as_str).filter(|field| *field != "bridge").collect();
     fields.sort_unstable();
     ensure!(fields == ["code", "message", "param", "type"], "an error of another shape: {body}");
     Ok(word(&body["error"]["code"]))

@@ -10,6 +10,9 @@ use tokio::time::timeout;
 
 use crate::daemon::API_KEY;
 
+/// Has the bridge tell what it did.
+const TRACE: &str = "x-codex-bridge-trace";
+
 /// An answer has ended by then: more than the bridge's own limits together.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(100);
 
@@ -89,7 +92,8 @@ impl Client {
 
     async fn answer(&self, path: &str, body: &Value, leave: Leave) -> reqwest::Result<End> {
         let request = self.http.post(format!("{}{path}", self.base)).bearer_auth(API_KEY);
-        let request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
+        let request =
+            request.header(CONTENT_TYPE, "application/json").header(TRACE, "1").body(body.to_string());
         let mut answer = request.send().await?;
         let kind = answer.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {

@@ -133,6 +133,11 @@ impl Trouble {
         }
     }
 
+    /// Whether the second attempt goes well.
+    pub(crate) fn is_once(self) -> bool {
+        matches!(self, Self::ErrorOnce | Self::CutOnce)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Rate => "model: 429",
@@ -257,6 +262,7 @@ impl Dialogue {
             let call = client.call(self.api.path(), &body, step.leave).await;
             let verdict = self.api.verdict(&call.end, step.stream, &expected);
             let away = matches!(&verdict, Verdict::Failed(failure) if failure.code == UNAVAILABLE);
+            tally.note_asked(&step.tag, step.trouble, &call, &verdict);
             let said = tally.note(&name, step.trouble, &call, verdict);
             if away {
                 sleep(PATIENCE).await;

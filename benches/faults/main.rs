@@ -5,12 +5,14 @@
 //! that was made here. In reading order:
 //!
 //! - `scene`: the three processes. `client`: one call, whatever becomes of it.
-//! - `dialogue`: what is asked, `check`: what came back, `tally`: whether that may be.
+//! - `dialogue`: what is asked, `check`: what came back, `tally`: whether that may be, `attempts`: whether the model was
+//!   asked no more often than it had to be.
 //! - `faults`: what is broken. `leftovers`: what must be gone afterwards.
 //! - `storm`, `kill_bridge`, `soak`, `overload`: the scenarios.
 
 #![expect(clippy::print_stdout, reason = "it prints its result")]
 
+mod attempts;
 mod check;
 mod client;
 mod dialogue;
@@ -40,6 +42,7 @@ mod rpc;
 #[path = "../bridge/service.rs"]
 mod service;
 #[path = "../bridge/stats.rs"]
+#[expect(dead_code, reason = "the measurements use the rest of it")]
 mod stats;
 // The table that makes the errors.
 #[path = "../../src/api/error/table.rs"]

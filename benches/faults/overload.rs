@@ -32,6 +32,10 @@ const ALONE: usize = 10;
 /// A refusal is here by then, and whatever asks for nothing (`/healthz`), where the machine has nothing else to do: a
 /// process that waits for a processor nine times as long as it has one takes ten times as long for everything.
 const AT_ONCE: Duration = Duration::from_millis(50);
+/// A machine that is slower than so many times is none to tell anything on.
+const MOST_SLOWED: f64 = 10.0;
+/// Every single refusal is here by then, however slow the machine.
+const REFUSED_BY: Duration = Duration::from_secs(2);
 /// All is as before by then.
 const RECOVERY: Duration = Duration::from_secs(2);
 /// Of a hundred, what is held to that: one hiccup of the machine is many calls at this pace.
@@ -128,13 +132,15 @@ async fn overload(args: &Args, scene: &Scene, findings: &mut Findings, seed: u64
     must(met.admitted.len() > 0, "no call was admitted".into());
     must(met.refused.len() > met.admitted.len(), "most calls must be refused".into());
     must(admitted <= bound, format!("admitted calls take {admitted:?}, more than {bound:?}"));
-    let at_once = AT_ONCE.mul_f64(slowed);
+    let at_once = AT_ONCE.mul_f64(slowed.min(MOST_SLOWED));
     for (name, series) in [("/healthz", &idle), ("refusals", &met.refused)] {
         for percent in [50, SHARE] {
             let took = percentile(series, percent);
             must(took <= at_once, format!("{percent} % of {name} take {took:?}, more than {at_once:?}"));
         }
     }
+    let slowest = percentile(&met.refused, 100);
+    must(slowest <= REFUSED_BY, format!("a refusal took {slowest:?}, more than {REFUSED_BY:?}"));
     must(met.without_retry_after == 0, format!("{} refusals without Retry-After", met.without_retry_after));
     let waiting = &health["slots"];
     must(

@@ -8,6 +8,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep};
 
+use crate::attempts::Attempts;
 use crate::dialogue::Dialogue;
 use crate::faults::{Fault, Kind};
 use crate::leftovers::settle;
@@ -42,13 +43,24 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args, stage: &Stage, seed: u64) -> anyhow::Result<Findings> {
     let mut scene = Scene::start(stage, &[]).await?;
     let tally = Tally::default();
-    let stormed = storm(args, &scene, &tally, seed).await;
+    let attempts = Attempts::default();
+    let stormed = tokio::select! {
+        stormed = storm(args, &scene, &tally, seed) => stormed,
+        never = attempts.watch(scene.standin()) => match never {},
+    };
+    attempts.look(&scene.standin().requests());
+    tally.compare(&attempts);
     let mut findings = Findings { reports: tally.reports("storm"), violations: tally.violations() };
     match stormed {
         Ok(took) => {
             let mut took_report = Report::new("time", vec!["seconds"]);
             took_report.row("storm", vec![Cell::new(took.as_secs_f64(), 1)]);
             findings.reports.push(took_report);
+            let mut asked = Report::new("model", vec!["number"]);
+            let (calls, requests) = attempts.totals();
+            asked.row("calls that reached it", vec![Cell::count(calls)]);
+            asked.row("requests", vec![Cell::count(requests)]);
+            findings.reports.push(asked);
         }
         Err(error) => findings.violations.push(format!("{error:#}")),
     }

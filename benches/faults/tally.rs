@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::attempts::{Asked, Attempts, Told};
 use crate::check::{Failure, Said, Verdict};
 use crate::client::Call;
 use crate::dialogue::Trouble;
@@ -23,6 +24,9 @@ const OF_APP_SERVER: [(&str, Duration); 5] = [
     ("timeout", Duration::from_secs(10)),
 ];
 
+/// How long after a fault a call that begins may still be sent to the app-server that has it.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
 /// The count. Written by every caller.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(Mutex<Counted>);
@@ -38,6 +42,8 @@ struct Counted {
     weather: Vec<Spell>,
     violations: Vec<String>,
     calls: u64,
+    /// Calls that can be told from each other by what reached the model.
+    asked: Vec<Asked>,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +117,26 @@ impl Tally {
         None
     }
 
+    /// Keeps a call whose words begin with `tag`, for [`Tally::compare`].
+    pub(crate) fn note_asked(&self, tag: &str, trouble: Option<Trouble>, call: &Call, verdict: &Verdict) {
+        let asked = Asked {
+            tag: tag.to_owned(),
+            trouble,
+            is_right: matches!(verdict, Verdict::Right(_)),
+            began: call.began,
+            ended: call.ended,
+            trace: Told::of(call),
+        };
+        self.lock().asked.push(asked);
+    }
+
+    /// Compares the calls with what reached the model.
+    pub(crate) fn compare(&self, attempts: &Attempts) {
+        let mut counted = self.lock();
+        let found = attempts.violations(&counted.asked, |began, ended| counted.felt(began, ended));
+        counted.violations.extend(found);
+    }
+
     /// The app-server is at fault from now on, and lost if that `breaks`; gives the number of the fault.
     pub(crate) fn fault_begins(&self, name: &'static str, breaks: bool) -> usize {
         let mut counted = self.lock();
@@ -173,6 +199,12 @@ impl Tally {
 }
 
 impl Counted {
+    /// Whether the app-server was at fault in that time, or just before: of that a call that begins may still hear.
+    fn felt(&self, began: Instant, ended: Instant) -> bool {
+        let felt = |spell: &Spell| spell.from <= ended && spell.to.is_none_or(|to| began <= to + AFTERMATH);
+        self.weather.iter().any(felt)
+    }
+
     /// What made a call fail; `None` if nothing did that was done here.
     fn cause(&self, failure: &Failure, trouble: Option<Trouble>, call: &Call) -> Option<&'static str> {
         let code = failure.code.as_str();
